@@ -1,0 +1,211 @@
+//! The self-describing ciphertext, described byte by byte in `docs/ciphertext.md`.
+//!
+//! ```text
+//! offset  bytes  what
+//!      0      1  format version, 1
+//!      1      1  algorithm, 1 = AES-256-GCM
+//!      2     16  key id
+//!     18      4  key version, big-endian
+//!     22     32  key commitment
+//!     54     12  nonce
+//!     66      n  ciphertext
+//!   66+n     16  tag
+//! ```
+//!
+//! The encryption key and the commitment are both derived (HKDF) from the data key, so a ciphertext opens
+//! under one key only (Albertini et al., "How to Abuse and Fix Authenticated Encryption Without Key
+//! Commitment", USENIX Security 2022). The AAD is the first 54 bytes, the length of the domain (two bytes,
+//! big-endian), the domain and the path.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::aead::{self, Cipher, DoesNotOpen, NONCE, TAG};
+use super::{DataKey, KeyId, Secret, derive};
+
+const FORMAT: u8 = 1;
+const AES_256_GCM: u8 = 1;
+/// Bytes before the nonce; a multiple of three, so that its base64 stands alone.
+const HEADER: usize = 54;
+const COMMITMENT: std::ops::Range<usize> = 22..54;
+
+fn header_of(key: &DataKey) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    let commitment = derive(key.secret.expose(), &[b"veilstream/v1/commit"]);
+    let parts: [&[u8]; 4] =
+        [&[FORMAT, AES_256_GCM], &key.id.0, &key.version.to_be_bytes(), commitment.expose()];
+    for (to, from) in header.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    header
+}
+
+fn aad_of(header: &[u8; HEADER], domain: &str, path: &str) -> Vec<u8> {
+    // A domain longer than 64 KiB does not pass the policy parser.
+    let length = (domain.len() as u16).to_be_bytes();
+    [header.as_slice(), &length, domain.as_bytes(), path.as_bytes()].concat()
+}
+
+fn cipher_of(key: &DataKey) -> Cipher {
+    Cipher::new(derive(key.secret.expose(), &[b"veilstream/v1/encrypt"]).expose())
+}
+
+/// Seals values for one place: a domain and a path.
+pub struct Sealer {
+    cipher: Cipher,
+    header: [u8; HEADER],
+    /// The header in base64, the same on every ciphertext of this key.
+    prefix: String,
+    aad: Vec<u8>,
+}
+
+impl Sealer {
+    pub fn new(key: &DataKey, domain: &str, path: &str) -> Self {
+        let header = header_of(key);
+        Sealer {
+            cipher: cipher_of(key),
+            header,
+            prefix: URL_SAFE_NO_PAD.encode(header),
+            aad: aad_of(&header, domain, path),
+        }
+    }
+
+    /// Appends the ciphertext as bytes.
+    pub fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.header);
+        self.seal_body(plaintext, out);
+    }
+
+    /// Appends the ciphertext as base64url without padding (RFC 4648 section 5).
+    /// `scratch` is overwritten.
+    pub fn seal_text(&self, plaintext: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+        scratch.clear();
+        self.seal_body(plaintext, scratch);
+        out.extend_from_slice(self.prefix.as_bytes());
+        let from = out.len();
+        out.resize(from + scratch.len().div_ceil(3) * 4, 0);
+        let room = out.get_mut(from..).unwrap_or_default();
+        // The room is enough for the padded form, so encoding cannot fail.
+        let written = URL_SAFE_NO_PAD.encode_slice(&*scratch, room).unwrap_or(0);
+        out.truncate(from + written);
+    }
+
+    fn seal_body(&self, plaintext: &[u8], out: &mut Vec<u8>) {
+        let nonce = aead::nonce();
+        out.extend_from_slice(&nonce);
+        let from = out.len();
+        out.extend_from_slice(plaintext);
+        self.cipher.seal(&nonce, &self.aad, out, from);
+    }
+}
+
+/// Which key a ciphertext says it was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label {
+    pub key: KeyId,
+    pub version: u32,
+}
+
+/// Reads the key's name from a ciphertext.
+pub fn label(sealed: &[u8]) -> Result<Label, DoesNotOpen> {
+    let parts = (sealed.get(2..18), sealed.get(18..22), sealed.len() >= HEADER + NONCE + TAG);
+    match (sealed, parts) {
+        ([FORMAT, AES_256_GCM, ..], (Some(id), Some(version), true)) => Ok(Label {
+            key: KeyId(id.try_into().map_err(|_| DoesNotOpen)?),
+            version: u32::from_be_bytes(version.try_into().map_err(|_| DoesNotOpen)?),
+        }),
+        _ => Err(DoesNotOpen),
+    }
+}
+
+/// Opens a ciphertext made for `domain` and `path` under `key`.
+pub fn open(
+    key: &DataKey,
+    domain: &str,
+    path: &str,
+    sealed: &[u8],
+) -> Result<Secret<Vec<u8>>, DoesNotOpen> {
+    let said = label(sealed)?;
+    let header = header_of(key);
+    let (nonce, body) = (sealed.get(HEADER..HEADER + NONCE), sealed.get(HEADER + NONCE..));
+    let (Some(nonce), Some(body)) = (nonce, body) else { return Err(DoesNotOpen) };
+    // The commitment is public: comparing it in variable time tells nothing.
+    if (said.key, said.version) != (key.id, key.version)
+        || sealed.get(COMMITMENT) != header.get(COMMITMENT)
+    {
+        return Err(DoesNotOpen);
+    }
+    let nonce: &[u8; NONCE] = nonce.try_into().map_err(|_| DoesNotOpen)?;
+    cipher_of(key).open(nonce, &aad_of(&header, domain, path), body).map(Secret::new)
+}
+
+/// Opens the base64url form.
+pub fn open_text(
+    key: &DataKey,
+    domain: &str,
+    path: &str,
+    sealed: &str,
+) -> Result<Secret<Vec<u8>>, DoesNotOpen> {
+    open(key, domain, path, &URL_SAFE_NO_PAD.decode(sealed).map_err(|_| DoesNotOpen)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> DataKey {
+        DataKey { id: KeyId([7; 16]), version: 3, secret: Secret::new([byte; 32]) }
+    }
+
+    fn sealed(text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Sealer::new(&key(1), "crm/email", "contacts[].email").seal(text, &mut out);
+        out
+    }
+
+    #[test]
+    fn opens_where_it_was_made_for() {
+        let text = br#""caf\u00e9""#;
+        let back = open(&key(1), "crm/email", "contacts[].email", &sealed(text)).unwrap();
+        assert_eq!(back.expose(), text);
+        assert_eq!(label(&sealed(text)), Ok(Label { key: KeyId([7; 16]), version: 3 }));
+    }
+
+    #[test]
+    fn text_form_is_the_base64_of_the_bytes() {
+        let mut out = Vec::new();
+        for length in 0..7 {
+            out.clear();
+            let sealer = Sealer::new(&key(1), "d", "p");
+            sealer.seal_text(&vec![b'x'; length], &mut Vec::new(), &mut out);
+            let text = std::str::from_utf8(&out).unwrap();
+            assert_eq!(open_text(&key(1), "d", "p", text).unwrap().expose().len(), length);
+        }
+    }
+
+    #[test]
+    fn does_not_open_elsewhere_or_under_another_key() {
+        let made = sealed(b"x");
+        let tries = [
+            (key(2), "crm/email", "contacts[].email"),
+            (key(1), "crm/emai", "lcontacts[].email"),
+            (key(1), "crm/email", "email"),
+            (DataKey { version: 4, ..key(1) }, "crm/email", "contacts[].email"),
+            (DataKey { id: KeyId([8; 16]), ..key(1) }, "crm/email", "contacts[].email"),
+        ];
+        for (key, domain, path) in tries {
+            assert_eq!(open(&key, domain, path, &made).err(), Some(DoesNotOpen));
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_noticed() {
+        let made = sealed(b"hello");
+        for at in 0..made.len() {
+            let mut changed = made.clone();
+            changed[at] ^= 1;
+            assert!(open(&key(1), "crm/email", "contacts[].email", &changed).is_err(), "byte {at}");
+            assert!(open(&key(1), "crm/email", "contacts[].email", &made[..at]).is_err(), "cut {at}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Writing JSON strings.
+
+/// Appends `text` as a JSON string, quoted and escaped.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut copied = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(bytes.get(copied..at).unwrap_or_default());
+        copied = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                let hex = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+                out.extend_from_slice(b"\\u00");
+                out.push(hex(byte >> 4));
+                out.push(hex(byte & 15));
+            }
+        }
+    }
+    out.extend_from_slice(bytes.get(copied..).unwrap_or_default());
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_string;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(text in "\\PC*|[\\x00-\\x7f]*") {
+            let mut out = Vec::new();
+            write_string(&mut out, &text);
+            let back: String = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(back, text);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! veilstream: raw change events in, one sanitized stream per audience out.
+//!
+//! # Layout
+//! In the order an event meets them.
+#![forbid(unsafe_code)]
+
+pub mod json;
+pub mod crypto;
+pub mod operator;
+pub mod event;
+pub mod policy;

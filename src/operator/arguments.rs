@@ -1,0 +1,182 @@
+//! The parameters of a treatment as they stand in the policy, read with their places so that a mistake is
+//! reported where it is.
+
+use std::ops::RangeInclusive;
+
+use marked_yaml::types::{MarkedScalarNode, Span};
+use marked_yaml::Node;
+
+/// Something wrong at a place of a policy file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub line: usize,
+    pub column: usize,
+    pub found: String,
+    pub expected: String,
+    /// The valid name that comes nearest to what was found.
+    pub nearest: Option<String>,
+}
+
+impl Problem {
+    pub fn at(span: &Span, found: impl Into<String>, expected: impl Into<String>) -> Self {
+        let (line, column) = span.start().map_or((1, 1), |mark| (mark.line(), mark.column()));
+        Problem { line, column, found: found.into(), expected: expected.into(), nearest: None }
+    }
+
+    /// Names the nearest of `valid`, if one is near.
+    pub fn or_nearest<'n>(mut self, name: &str, valid: impl IntoIterator<Item = &'n str>) -> Self {
+        self.nearest = nearest(name, valid);
+        self
+    }
+}
+
+/// The name of `valid` that a person most likely meant.
+pub fn nearest<'n>(name: &str, valid: impl IntoIterator<Item = &'n str>) -> Option<String> {
+    let lower = name.to_lowercase();
+    valid
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// What a node is called in a message.
+pub(crate) fn shape(node: &Node) -> String {
+    match node {
+        Node::Scalar(scalar) => format!("`{}`", scalar.as_str()),
+        Node::Mapping(_) => "a mapping".into(),
+        Node::Sequence(_) => "a list".into(),
+    }
+}
+
+/// The parameters of one treatment. Ask for each by name, then [`Arguments::finish`].
+pub struct Arguments<'a> {
+    operator: &'static str,
+    span: Span,
+    node: Option<&'a Node>,
+    known: Vec<&'static str>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Arguments<'a> {
+    /// `node` is what stands behind `operator:`; none where the operator stands alone. `span` is where.
+    pub fn new(operator: &'static str, span: Span, node: Option<&'a Node>) -> Self {
+        // `tokenize:` with nothing behind it is `tokenize`.
+        let node = node.filter(|node| node.as_scalar().is_none_or(|word| !word.is_empty()));
+        Arguments { operator, span, node, known: Vec::new(), problems: Vec::new() }
+    }
+
+    /// A scalar in place of a mapping stands for the parameter `name`: `mask: email`.
+    pub fn bare(&mut self, name: &'static str) -> Option<&'a MarkedScalarNode> {
+        self.known.push(name);
+        match self.node? {
+            Node::Scalar(scalar) => Some(scalar),
+            _ => self.scalar(name),
+        }
+    }
+
+    /// The parameter `name`, of whatever shape.
+    pub fn node(&mut self, name: &'static str) -> Option<&'a Node> {
+        self.known.push(name);
+        self.node?.as_mapping()?.get_node(name)
+    }
+
+    /// The parameter `name`, which must be a scalar.
+    pub fn scalar(&mut self, name: &'static str) -> Option<&'a MarkedScalarNode> {
+        let node = self.node(name)?;
+        if node.as_scalar().is_none() {
+            self.problem(node.span(), shape(node), format!("one value for `{name}`"));
+        }
+        node.as_scalar()
+    }
+
+    /// A text, as it stands.
+    pub fn text(&mut self, name: &'static str) -> Option<&'a str> {
+        self.scalar(name).map(|scalar| scalar.as_str())
+    }
+
+    /// A whole number within `range`.
+    pub fn number(&mut self, name: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let scalar = self.scalar(name)?;
+        let number = scalar.as_str().parse().ok().filter(|number| range.contains(number));
+        if number.is_none() {
+            let expected = match (*range.start(), *range.end()) {
+                (from, u64::MAX) => format!("a whole number of at least {from} for `{name}`"),
+                (from, to) => format!("a whole number from {from} to {to} for `{name}`"),
+            };
+            self.problem(scalar.span(), format!("`{}`", scalar.as_str()), expected);
+        }
+        number
+    }
+
+    /// `true` or `false`; `default` where it is not there.
+    pub fn flag(&mut self, name: &'static str, default: bool) -> bool {
+        let Some(scalar) = self.scalar(name) else { return default };
+        scalar.as_bool().unwrap_or_else(|| {
+            let found = format!("`{}`", scalar.as_str());
+            self.problem(scalar.span(), found, format!("true or false for `{name}`"));
+            default
+        })
+    }
+
+    /// One word of `valid`, as [`Arguments::bare`] or by name.
+    pub fn one_of<'v>(
+        &mut self,
+        scalar: Option<&'a MarkedScalarNode>,
+        valid: &[&'v str],
+    ) -> Option<&'v str> {
+        let scalar = scalar?;
+        let word = scalar.as_str();
+        let found = valid.iter().copied().find(|candidate| *candidate == word);
+        if found.is_none() {
+            let expected = format!("one of {}", valid.join(", "));
+            let problem = Problem::at(scalar.span(), format!("`{word}`"), expected);
+            self.problems.push(problem.or_nearest(word, valid.iter().copied()));
+        }
+        found
+    }
+
+    /// Reports what is wrong at `span`.
+    pub fn problem(&mut self, span: &Span, found: impl Into<String>, expected: impl Into<String>) {
+        self.problems.push(Problem::at(span, found, expected));
+    }
+
+    /// Reports what is missing from the treatment as a whole.
+    pub fn missing(&mut self, expected: impl Into<String>) {
+        let found = match self.node {
+            Some(node) => shape(node),
+            None => format!("`{}` alone", self.operator),
+        };
+        self.problems.push(Problem::at(&self.span, found, expected));
+    }
+
+    /// All that was wrong, parameters that nobody asked for included.
+    pub fn finish(mut self) -> Vec<Problem> {
+        let names = if self.known.is_empty() {
+            "no parameters".to_owned()
+        } else {
+            format!("one of {}", self.known.join(", "))
+        };
+        let expected = format!("{names}, for `{}`", self.operator);
+        match self.node {
+            None => {}
+            Some(Node::Mapping(map)) => {
+                for (name, _) in map.iter() {
+                    if !self.known.contains(&name.as_str()) {
+                        let found = format!("the parameter `{}`", name.as_str());
+                        let problem = Problem::at(name.span(), found, expected.clone());
+                        self.problems
+                            .push(problem.or_nearest(name.as_str(), self.known.iter().copied()));
+                    }
+                }
+            }
+            Some(node) if node.as_scalar().is_none() || self.known.is_empty() => {
+                self.problem(node.span(), shape(node), expected);
+            }
+            Some(_) => {}
+        }
+        self.problems
+    }
+}
+

@@ -1,0 +1,145 @@
+//! Treatments: what a view does to a value. One operator, one file; [`SPECS`] registers them.
+//!
+//! An operator is pure: a value in, JSON text out, no clock, no I/O. It never says more of a value that it
+//! refuses than a [`Refusal`].
+
+mod append;
+mod arguments;
+mod constant;
+mod encrypt;
+//mod generalize;
+mod hash;
+//mod mask;
+mod replace;
+mod spec;
+mod text;
+mod tokenize;
+mod truncate;
+
+pub(crate) use arguments::shape;
+pub use arguments::{Arguments, Problem, nearest};
+pub use spec::{Family, Gives, Parameter, Spec, Takes};
+pub use tokenize::Tokenizer;
+
+use std::sync::Arc;
+
+use crate::crypto::{DataKey, KeyError, KeySource};
+use crate::json::{Kind, Value};
+
+/// Every operator, in the order of the reference page.
+pub const SPECS: &[&Spec] = &[
+    &constant::KEEP,
+    &constant::DROP,
+    &constant::NULL,
+    &constant::REDACT,
+    &replace::SPEC,
+    &truncate::SPEC,
+    &append::SPEC,
+    //&mask::SPEC,
+    &encrypt::SPEC,
+    &tokenize::SPEC,
+    &hash::SPEC,
+    //&generalize::SPEC,
+];
+
+/// The operator called `name`.
+pub fn find(name: &str) -> Option<&'static Spec> {
+    SPECS.iter().copied().find(|spec| spec.name == name)
+}
+
+/// Buffers that operators may overwrite; one per rewriter.
+#[derive(Default)]
+pub struct Scratch {
+    pub text: String,
+    pub other: String,
+    pub bytes: Vec<u8>,
+}
+
+/// Why an operator will not treat a value. The record goes to quarantine with this reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("wrong_type")]
+    WrongType,
+    #[error("not_a_date")]
+    NotADate,
+    #[error("not_a_number")]
+    NotANumber,
+}
+
+impl Refusal {
+    /// The reason code of quarantine headers, logs and metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Refusal::WrongType => "wrong_type",
+            Refusal::NotADate => "not_a_date",
+            Refusal::NotANumber => "not_a_number",
+        }
+    }
+}
+
+/// Treats one value.
+pub trait Operator: Send + Sync {
+    /// Appends the treated value as JSON text. `value` is never null, and its kind is one that the
+    /// operator's [`Spec`] takes. What is appended before a refusal is thrown away by the caller.
+    fn apply(
+        &self,
+        value: &Value<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal>;
+}
+
+/// The place that an operator works for: what its keys and its AAD are bound to.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Normalized path, without indexes: `contacts[].phone`.
+    pub path: &'a str,
+    /// Separates pseudonyms and ciphertexts of audiences.
+    pub domain: &'a str,
+}
+
+/// An operator with its keys, ready to work at one site.
+pub struct Bound {
+    pub operator: Arc<dyn Operator>,
+    /// The key it uses, for the audit trail and the metrics.
+    pub key: Option<DataKey>,
+}
+
+/// What an operator's parameters come to. `Keep`, `Drop` and `Null` are known to the engine by name: they
+/// need no look at the value.
+#[derive(Clone)]
+pub enum Treatment {
+    Keep,
+    Drop,
+    Null,
+    /// Needs neither key nor place.
+    Plain(Arc<dyn Operator>),
+    /// Made for each place, out of its keys.
+    Keyed(Arc<dyn Keyed>),
+}
+
+/// An operator that needs a key.
+pub trait Keyed: Send + Sync {
+    fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError>;
+}
+
+impl Treatment {
+    /// The operator for one place; `None` for those that the engine does by itself.
+    pub fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Option<Bound>, KeyError> {
+        match self {
+            Treatment::Keep | Treatment::Drop | Treatment::Null => Ok(None),
+            Treatment::Plain(operator) => {
+                Ok(Some(Bound { operator: Arc::clone(operator), key: None }))
+            }
+            Treatment::Keyed(keyed) => keyed.bind(site, keys).map(Some),
+        }
+    }
+}
+
+/// The characters of a string or number; the operators that work on text take no other kind.
+fn characters<'s>(value: &Value<'s>, scratch: &'s mut String) -> Result<&'s str, Refusal> {
+    match value.kind() {
+        Kind::String | Kind::Number => Ok(value.characters(scratch)),
+        _ => Err(Refusal::WrongType),
+    }
+}

@@ -1,0 +1,21 @@
+//! The policy language: what a field is, and what each audience gets of it.
+//!
+//! [`Policy::load`] reads a file and reports every mistake with its place; a `Policy` that exists is valid.
+//! [`Plan::compile`] turns it, with the keys, into what the rewrite walks along.
+
+mod condition;
+mod diagnostic;
+mod model;
+mod parse;
+mod path;
+mod plan;
+//mod table;
+
+pub use condition::{Condition, Verdict};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use model::{
+    Chosen, Field, Format, KeyRule, Nulls, Policy, Topics, Unclassified, View, MAX_VIEWS,
+};
+pub use path::{Path, Segment};
+pub use plan::{Actions, Leaf, LeafId, Plan, PlanError, State, StateId, ViewPlan, DEAD};
+//pub use table::{Table, table};

@@ -1,0 +1,138 @@
+//! What a valid policy holds.
+
+use super::condition::Condition;
+use super::diagnostic::Diagnostic;
+use super::path::Path;
+use crate::operator::{Spec, Treatment};
+
+/// The rewrite keeps a bit per view.
+pub const MAX_VIEWS: usize = 64;
+
+/// The topics that a policy claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topics {
+    Named(Vec<String>),
+    /// A pattern that begins with `^`, as in a Kafka subscription.
+    Pattern(String),
+}
+
+/// How the records of a source are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The record's value is the row.
+    Json,
+    /// Debezium's change event envelope, alone or with its schema.
+    Debezium,
+}
+
+impl Format {
+    pub const ALL: [(&'static str, Format); 2] =
+        [("json", Format::Json), ("debezium", Format::Debezium)];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Debezium => "debezium",
+        }
+    }
+}
+
+/// What happens to fields that the policy does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unclassified {
+    Drop,
+    Quarantine,
+}
+
+/// What happens to the record's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyRule {
+    /// Its fields are treated as the row's.
+    Fields,
+    /// Its bytes are one value, tokenized in the domain of the subject.
+    Tokenize,
+    Drop,
+}
+
+/// What happens to a null where the treatment is neither `drop` nor `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nulls {
+    Keep,
+    Treat,
+}
+
+/// A treatment as a view chose it.
+#[derive(Clone)]
+pub struct Chosen {
+    pub spec: &'static Spec,
+    pub treatment: Treatment,
+    /// As it stands in the policy, on one line.
+    pub text: String,
+    /// `domain:` of this treatment.
+    pub domain: Option<String>,
+}
+
+/// One line of `fields:`.
+#[derive(Clone)]
+pub struct Field {
+    pub path: Path,
+    pub class: String,
+}
+
+/// One audience.
+#[derive(Clone)]
+pub struct View {
+    pub name: String,
+    pub topic: String,
+    pub readers: Vec<String>,
+    pub condition: Option<Condition>,
+    pub key: KeyRule,
+    /// Names of record headers that pass.
+    pub headers: Vec<String>,
+    pub nulls: Nulls,
+    /// The domain that this view shares with others.
+    pub domain: Option<String>,
+    /// A treatment for each class of `fields`.
+    pub classes: Vec<(String, Chosen)>,
+    /// Exceptions by path.
+    pub fields: Vec<(Path, Chosen)>,
+}
+
+impl View {
+    /// What the view does with `class`.
+    pub fn class(&self, class: &str) -> Option<&Chosen> {
+        self.classes.iter().find(|(name, _)| name == class).map(|(_, chosen)| chosen)
+    }
+}
+
+/// One source and what its audiences get.
+#[derive(Clone)]
+pub struct Policy {
+    pub name: String,
+    pub version: u32,
+    /// SHA-256 over the file and what it includes, in hexadecimal.
+    pub digest: String,
+    pub topics: Topics,
+    pub format: Format,
+    pub subject: Option<Path>,
+    pub unclassified: Unclassified,
+    pub fields: Vec<Field>,
+    pub views: Vec<View>,
+    /// What the author should know though the policy is valid.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Policy {
+    /// `NAME@VERSION#DIGEST`, the value of the `veilstream-policy` header.
+    pub fn label(&self) -> String {
+        format!("{}@{}#{}", self.name, self.version, self.digest.get(..16).unwrap_or(&self.digest))
+    }
+
+    /// Keyed treatments of `view` for `class` work in this domain unless they name one.
+    pub fn domain(&self, view: &View, class: &str) -> String {
+        match &view.domain {
+            Some(domain) => format!("{domain}/{class}"),
+            None => format!("{}/{}/{class}", self.name, view.name),
+        }
+    }
+}

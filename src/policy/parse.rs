@@ -1,0 +1,613 @@
+//! From YAML to a [`Policy`], reporting every mistake with its place.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path as FilePath;
+
+use marked_yaml::types::{MarkedMappingNode, MarkedScalarNode, Span};
+use marked_yaml::{LoadError, LoaderOptions, Node, parse_yaml_with_options};
+use sha2::{Digest, Sha256};
+
+use super::condition::Condition;
+use super::diagnostic::{Diagnostic, Diagnostics, Severity};
+use super::model::*;
+use super::path::{Path, Segment};
+use crate::operator::{self, Arguments, Gives, Problem, Treatment};
+
+/// A file's text by its name; the seam that lets tests and the playground parse without a disk.
+pub type Read<'r> = &'r dyn Fn(&FilePath) -> std::io::Result<String>;
+
+impl Policy {
+    /// Reads and checks the policy in `file`.
+    pub fn load(file: &FilePath) -> Result<Policy, Diagnostics> {
+        Policy::load_with(file, &|path| std::fs::read_to_string(path))
+    }
+
+    /// As [`Policy::load`], with files read by `read`.
+    pub fn load_with(file: &FilePath, read: Read<'_>) -> Result<Policy, Diagnostics> {
+        let mut parser = Parser {
+            file: file.display().to_string(),
+            read,
+            found: Vec::new(),
+            digest: Sha256::new(),
+        };
+        let policy = parser.open(file, None).and_then(|node| parser.policy(file, &node));
+        let (mut errors, warnings): (Vec<_>, Vec<_>) =
+            parser.found.into_iter().partition(|remark| remark.severity == Severity::Error);
+        match policy {
+            Some(policy) if errors.is_empty() => Ok(Policy { warnings, ..policy }),
+            _ => {
+                errors.extend(warnings);
+                errors.sort_by(|a, b| {
+                    (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column))
+                });
+                Err(Diagnostics(errors))
+            }
+        }
+    }
+}
+
+struct Parser<'r> {
+    /// The file that problems are in just now.
+    file: String,
+    read: Read<'r>,
+    found: Vec<Diagnostic>,
+    digest: Sha256,
+}
+
+const POLICY_KEYS: &[&str] = &[
+    "policy", "version", "source", "subject", "unclassified", "include", "fields", "views",
+];
+const SOURCE_KEYS: &[&str] = &["topic", "format"];
+const VIEW_KEYS: &[&str] = &[
+    "topic", "readers", "where", "key", "headers", "nulls", "domain", "include", "default",
+    "classes", "fields",
+];
+
+type Treatments = Vec<(String, Chosen)>;
+
+impl Parser<'_> {
+    fn error(&mut self, problem: Problem) {
+        self.found.push(Diagnostic::new(Severity::Error, &self.file, problem));
+    }
+
+    fn at(&mut self, span: &Span, found: impl Into<String>, expected: impl Into<String>) {
+        self.error(Problem::at(span, found, expected));
+    }
+
+    /// Reads a file into the digest and parses it. `asked` is where it was included.
+    fn open(&mut self, file: &FilePath, asked: Option<&Span>) -> Option<Node> {
+        let text = match (self.read)(file) {
+            Ok(text) => text,
+            Err(error) => {
+                let blank = Span::new_blank();
+                let found = format!("a file that cannot be read, {}: {error}", file.display());
+                self.at(asked.unwrap_or(&blank), found, "a readable YAML file");
+                return None;
+            }
+        };
+        self.digest.update((text.len() as u64).to_be_bytes());
+        self.digest.update(text.as_bytes());
+        self.file = file.display().to_string();
+        let options = LoaderOptions::default().error_on_duplicate_keys(true);
+        match parse_yaml_with_options(0, &text, options) {
+            Ok(node) => Some(node),
+            Err(error) => {
+                self.error(syntax(&error));
+                None
+            }
+        }
+    }
+
+    /// Reports members of `map` that are not in `valid`.
+    fn only(&mut self, map: &MarkedMappingNode, valid: &[&str], of: &str) {
+        for (name, _) in map.iter() {
+            if !valid.contains(&name.as_str()) {
+                let expected = format!("one of {} in {of}", valid.join(", "));
+                let problem = Problem::at(name.span(), format!("`{}`", name.as_str()), expected);
+                self.error(problem.or_nearest(name.as_str(), valid.iter().copied()));
+            }
+        }
+    }
+
+    fn mapping<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n MarkedMappingNode> {
+        if node.as_mapping().is_none() {
+            self.at(node.span(), operator::shape(node), expected);
+        }
+        node.as_mapping()
+    }
+
+    fn scalar<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n MarkedScalarNode> {
+        let scalar = node.as_scalar().filter(|scalar| !scalar.as_str().is_empty());
+        if scalar.is_none() {
+            self.at(node.span(), operator::shape(node), expected);
+        }
+        scalar
+    }
+
+    fn required<'n>(&mut self, map: &'n MarkedMappingNode, name: &str, expected: &str) -> Option<&'n Node> {
+        let node = map.get_node(name);
+        if node.is_none() {
+            self.at(map.span(), format!("no `{name}`"), expected);
+        }
+        node
+    }
+
+    /// One scalar or a list of them.
+    fn words<'n>(&mut self, node: Option<&'n Node>, expected: &str) -> Vec<&'n MarkedScalarNode> {
+        match node {
+            None => Vec::new(),
+            Some(Node::Sequence(list)) => {
+                list.iter().filter_map(|item| self.scalar(item, expected)).collect()
+            }
+            Some(node) => self.scalar(node, expected).into_iter().collect(),
+        }
+    }
+
+    /// One of a few words, or `default` where there is none.
+    fn choice<T: Copy>(&mut self, node: Option<&Node>, valid: &[(&str, T)], default: T) -> T {
+        let Some(node) = node else { return default };
+        let names: Vec<_> = valid.iter().map(|(name, _)| *name).collect();
+        let expected = format!("one of {}", names.join(", "));
+        let Some(word) = self.scalar(node, &expected) else { return default };
+        match valid.iter().find(|(name, _)| *name == word.as_str()) {
+            Some((_, value)) => *value,
+            None => {
+                let problem = Problem::at(word.span(), format!("`{}`", word.as_str()), expected);
+                self.error(problem.or_nearest(word.as_str(), names));
+                default
+            }
+        }
+    }
+
+    fn path(&mut self, word: &MarkedScalarNode) -> Option<Path> {
+        match Path::parse(word.as_str()) {
+            Ok(path) => Some(path),
+            Err(expected) => {
+                self.at(word.span(), format!("the path `{}`", word.as_str()), expected);
+                None
+            }
+        }
+    }
+
+    fn policy(&mut self, file: &FilePath, node: &Node) -> Option<Policy> {
+        let map = self.mapping(node, "a policy: a mapping with `policy`, `source`, `fields`, `views`")?;
+        self.only(map, POLICY_KEYS, "a policy");
+        let name = self
+            .required(map, "policy", "the policy's name: `policy: NAME`")
+            .and_then(|node| self.name(node, "the policy's name"));
+        let version = self.version(map);
+        let source = self
+            .required(map, "source", "`source:` with `topic` and `format`")
+            .and_then(|node| self.source(node));
+        let subject = map
+            .get_node("subject")
+            .and_then(|node| self.scalar(node, "the path of the data subject"))
+            .and_then(|word| Some((word.span(), self.path(word)?)));
+        let unclassified = self.choice(
+            map.get_node("unclassified"),
+            &[("drop", Unclassified::Drop), ("quarantine", Unclassified::Quarantine)],
+            Unclassified::Drop,
+        );
+        let fields = self
+            .required(map, "fields", "`fields:` that says of each path what it is")
+            .map(|node| self.fields(node))
+            .unwrap_or_default();
+        if let Some((span, subject)) = &subject {
+            if !fields.iter().any(|(_, field)| field.path == *subject) {
+                self.at(span, format!("`{subject}`"), "a path that stands in `fields`");
+            }
+        }
+        let shared = self.include(file, map.get_node("include"));
+        let views = self
+            .required(map, "views", "`views:` with an audience or more")
+            .map(|node| self.views(file, node, &shared, &fields))
+            .unwrap_or_default();
+        let subject = subject.map(|(_, path)| path);
+        let (topics, format) = source?;
+        let policy = Policy {
+            name: name?,
+            version,
+            digest: self.digest.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            topics,
+            format,
+            subject,
+            unclassified,
+            fields: fields.into_iter().map(|(_, field)| field).collect(),
+            views: views.iter().map(|(_, view)| view.clone()).collect(),
+            warnings: Vec::new(),
+        };
+        for (span, view) in &views {
+            self.key_of(&policy, span, view);
+            self.disclosures(&policy, span, view);
+        }
+        Some(policy)
+    }
+
+    /// A name that may stand in a header, a metric label and a file name.
+    fn name(&mut self, node: &Node, what: &str) -> Option<String> {
+        let word = self.scalar(node, what)?;
+        self.valid_name(word, what)
+    }
+
+    fn valid_name(&mut self, word: &MarkedScalarNode, what: &str) -> Option<String> {
+        let fits = |text: &str| {
+            text.len() <= 128
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        };
+        if fits(word.as_str()) {
+            return Some(word.as_str().to_owned());
+        }
+        let expected = format!("{what}: letters, digits, `.`, `_` and `-`, 128 at most");
+        self.at(word.span(), format!("`{}`", word.as_str()), expected);
+        None
+    }
+
+    fn version(&mut self, map: &MarkedMappingNode) -> u32 {
+        let expected = "the policy's version, a whole number from 1: `version: 1`";
+        let Some(node) = self.required(map, "version", expected) else { return 1 };
+        let Some(word) = self.scalar(node, expected) else { return 1 };
+        match word.as_str().parse() {
+            Ok(version) if version > 0 => version,
+            _ => {
+                self.at(word.span(), format!("`{}`", word.as_str()), expected);
+                1
+            }
+        }
+    }
+
+    fn source(&mut self, node: &Node) -> Option<(Topics, Format)> {
+        let map = self.mapping(node, "`topic` and `format`")?;
+        self.only(map, SOURCE_KEYS, "`source`");
+        let format = self.choice(map.get_node("format"), &Format::ALL, Format::Json);
+        if map.get_node("format").is_none() {
+            let expected = "`format:`, one of json, debezium";
+            self.at(map.span(), "no `format`", expected);
+        }
+        let node = self.required(map, "topic", "`topic:`, a name, a list, or a pattern `^...`")?;
+        let words = self.words(Some(node), "the name of a topic");
+        let topics = match words.as_slice() {
+            [] => {
+                self.at(node.span(), "no topic", "a topic or more");
+                return None;
+            }
+            [word] if word.as_str().starts_with('^') => {
+                if let Err(error) = regex::Regex::new(word.as_str()) {
+                    let message = error.to_string().lines().last().unwrap_or_default().to_owned();
+                    self.at(word.span(), "a pattern", format!("a regular expression ({message})"));
+                    return None;
+                }
+                Topics::Pattern(word.as_str().to_owned())
+            }
+            words => {
+                let names = words.iter().filter_map(|word| self.topic(word)).collect();
+                Topics::Named(names)
+            }
+        };
+        Some((topics, format))
+    }
+
+    /// Kafka's rule for names of topics.
+    fn topic(&mut self, word: &MarkedScalarNode) -> Option<String> {
+        let name = word.as_str();
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.len() <= 249 && name.chars().all(legal) && !matches!(name, "." | "..") {
+            return Some(name.to_owned());
+        }
+        let expected = "a topic's name: letters, digits, `.`, `_` and `-`, 249 at most";
+        self.at(word.span(), format!("`{name}`"), expected);
+        None
+    }
+
+    fn fields(&mut self, node: &Node) -> Vec<(Span, Field)> {
+        let Some(map) = self.mapping(node, "paths and their classes") else { return Vec::new() };
+        if map.is_empty() {
+            self.at(map.span(), "no field", "a path and its class: `email: email`");
+        }
+        let mut fields: Vec<(Span, Field)> = Vec::new();
+        for (word, node) in map.iter() {
+            let path = self.path(word);
+            let class = self.name(node, "the name of a class");
+            let (Some(path), Some(class)) = (path, class) else { continue };
+            if fields.iter().any(|(_, field)| field.path == path) {
+                self.at(word.span(), format!("`{path}` again"), "each path once");
+            }
+            fields.push((*word.span(), Field { path, class }));
+        }
+        fields
+    }
+
+    /// Class treatments of included files; the later file wins.
+    fn include(&mut self, file: &FilePath, node: Option<&Node>) -> Treatments {
+        let mut shared = Treatments::new();
+        let own = self.file.clone();
+        for word in self.words(node, "the name of a file with `classes:`") {
+            let path = file.parent().unwrap_or(FilePath::new("")).join(word.as_str());
+            if let Some(node) = self.open(&path, Some(word.span())) {
+                if let Some(map) = self.mapping(&node, "`classes:` and their treatments") {
+                    self.only(map, &["classes"], "an included file");
+                    for (class, chosen) in self.treatments(map.get_node("classes")) {
+                        shared.retain(|(name, _)| *name != class);
+                        shared.push((class, chosen));
+                    }
+                }
+            }
+            self.file.clone_from(&own);
+        }
+        shared
+    }
+
+    fn treatments(&mut self, node: Option<&Node>) -> Treatments {
+        let Some(node) = node else { return Vec::new() };
+        let Some(map) = self.mapping(node, "classes and their treatments") else { return Vec::new() };
+        let entries = map.iter().filter_map(|(word, node)| {
+            let class = self.valid_name(word, "the name of a class");
+            Some((class?, self.chosen(node)?))
+        });
+        entries.collect()
+    }
+
+    /// A treatment: `tokenize`, `mask: email` or `mask: { keep_last: 4 }`.
+    fn chosen(&mut self, node: &Node) -> Option<Chosen> {
+        let (name, arguments) = match node {
+            Node::Scalar(word) => (word, None),
+            Node::Mapping(map) if map.len() == 1 => {
+                let (word, node) = map.iter().next()?;
+                (word, Some(node))
+            }
+            _ => {
+                let expected = "one treatment: `tokenize`, or `mask: { keep_last: 4 }`";
+                self.at(node.span(), operator::shape(node), expected);
+                return None;
+            }
+        };
+        let Some(spec) = operator::find(name.as_str()) else {
+            let names = || operator::SPECS.iter().map(|spec| spec.name);
+            let expected = format!("a treatment: {}", names().collect::<Vec<_>>().join(", "));
+            let problem = Problem::at(name.span(), format!("`{}`", name.as_str()), expected);
+            self.error(problem.or_nearest(name.as_str(), names()));
+            return None;
+        };
+        let mut read = Arguments::new(spec.name, *name.span(), arguments);
+        let treatment = (spec.build)(&mut read);
+        let domain = match treatment {
+            Some(Treatment::Keyed(_)) => read.text("domain").map(str::to_owned),
+            _ => None,
+        };
+        let problems = read.finish();
+        let sound = problems.is_empty();
+        problems.into_iter().for_each(|problem| self.error(problem));
+        let treatment = treatment.filter(|_| sound)?;
+        Some(Chosen { spec, treatment, text: one_line(node), domain })
+    }
+
+    fn views(
+        &mut self,
+        file: &FilePath,
+        node: &Node,
+        shared: &Treatments,
+        fields: &[(Span, Field)],
+    ) -> Vec<(Span, View)> {
+        let Some(map) = self.mapping(node, "audiences by name") else { return Vec::new() };
+        if map.is_empty() || map.len() > MAX_VIEWS {
+            let expected = format!("1 to {MAX_VIEWS} views");
+            self.at(map.span(), format!("{} views", map.len()), expected);
+        }
+        let mut views: Vec<(Span, View)> = Vec::new();
+        for (word, node) in map.iter() {
+            let Some(name) = self.valid_name(word, "the name of a view") else { continue };
+            let Some(view) = self.view(file, &name, node, shared, fields) else { continue };
+            if let Some((_, other)) = views.iter().find(|(_, other)| other.topic == view.topic) {
+                let found = format!("the topic `{}` of view `{}` again", view.topic, other.name);
+                self.at(word.span(), found, "a topic of its own for each view");
+            }
+            views.push((*word.span(), view));
+        }
+        views
+    }
+
+    fn view(
+        &mut self,
+        file: &FilePath,
+        name: &str,
+        node: &Node,
+        shared: &Treatments,
+        fields: &[(Span, Field)],
+    ) -> Option<View> {
+        let map = self.mapping(node, "a view: `topic` and `classes`")?;
+        self.only(map, VIEW_KEYS, "a view");
+        let topic = self
+            .required(map, "topic", "`topic:`, where the view is published")
+            .and_then(|node| self.scalar(node, "the name of a topic"))
+            .and_then(|word| self.topic(word));
+        let words = self.words(map.get_node("readers"), "the name of a role");
+        let readers = words.iter().map(|word| word.as_str().to_owned()).collect();
+        let condition = map
+            .get_node("where")
+            .and_then(|node| self.scalar(node, "a CEL expression"))
+            .and_then(|word| {
+                Condition::compile(word.as_str())
+                    .map_err(|expected| self.at(word.span(), format!("`{}`", word.as_str()), expected))
+                    .ok()
+            });
+        let keys =
+            [("fields", KeyRule::Fields), ("tokenize", KeyRule::Tokenize), ("drop", KeyRule::Drop)];
+        let key = self.choice(map.get_node("key"), &keys, KeyRule::Fields);
+        let headers = self.words(map.get_node("headers"), "the name of a record header");
+        let headers = headers.iter().map(|word| word.as_str().to_owned()).collect();
+        let nulls = [("keep", Nulls::Keep), ("treat", Nulls::Treat)];
+        let nulls = self.choice(map.get_node("nulls"), &nulls, Nulls::Keep);
+        let domain = map
+            .get_node("domain")
+            .and_then(|node| self.name(node, "the name of a domain"));
+        let own = self.include(file, map.get_node("include"));
+        let default = map.get_node("default").and_then(|node| self.chosen(node));
+        let listed = map.get_node("classes").map(|node| self.treatments(Some(node)));
+        let listed = listed.unwrap_or_default();
+        self.unused(map.get_node("classes"), fields);
+
+        let mut classes = Treatments::new();
+        let mut missing = Vec::new();
+        for class in fields.iter().map(|(_, field)| &field.class) {
+            if classes.iter().any(|(known, _)| known == class) || missing.contains(&class.as_str()) {
+                continue;
+            }
+            let of = |treatments: &Treatments| {
+                treatments.iter().find(|(name, _)| name == class).map(|(_, chosen)| chosen.clone())
+            };
+            let written = map
+                .get_node("classes")
+                .and_then(Node::as_mapping)
+                .is_some_and(|map| map.get_node(class).is_some());
+            match of(&listed).or_else(|| of(&own)).or_else(|| of(shared)).or(default.clone()) {
+                Some(chosen) => classes.push((class.clone(), chosen)),
+                // A treatment that is there and wrong has been reported.
+                None if written => {}
+                None => missing.push(class),
+            }
+        }
+        if !missing.is_empty() {
+            let found = format!("view `{name}` without a treatment for {}", missing.join(", "));
+            let at = map.get_node("classes").map_or(map.span(), Node::span);
+            self.at(at, found, "a treatment for every class of `fields`, or `default:`");
+        }
+        let exceptions = self.exceptions(map.get_node("fields"), fields);
+        Some(View {
+            name: name.to_owned(),
+            topic: topic?,
+            readers,
+            condition,
+            key,
+            headers,
+            nulls,
+            domain,
+            classes,
+            fields: exceptions,
+        })
+    }
+
+    fn exceptions(&mut self, node: Option<&Node>, fields: &[(Span, Field)]) -> Vec<(Path, Chosen)> {
+        let Some(node) = node else { return Vec::new() };
+        let Some(map) = self.mapping(node, "paths and their treatments") else { return Vec::new() };
+        let mut exceptions = Vec::new();
+        for (word, node) in map.iter() {
+            let (path, chosen) = (self.path(word), self.chosen(node));
+            let Some(path) = path else { continue };
+            if !fields.iter().any(|(_, field)| field.path == path) {
+                let names: Vec<_> = fields.iter().map(|(_, field)| field.path.to_string()).collect();
+                let expected = "a path that stands in `fields`";
+                let problem = Problem::at(word.span(), format!("`{path}`"), expected);
+                self.error(problem.or_nearest(word.as_str(), names.iter().map(String::as_str)));
+            } else if let Some(chosen) = chosen {
+                exceptions.push((path, chosen));
+            }
+        }
+        exceptions
+    }
+
+    /// A class that no field has is most likely a slip of the pen.
+    fn unused(&mut self, node: Option<&Node>, fields: &[(Span, Field)]) {
+        let classes: HashSet<&str> = fields.iter().map(|(_, field)| field.class.as_str()).collect();
+        for (word, _) in node.and_then(Node::as_mapping).into_iter().flat_map(|map| map.iter()) {
+            if !classes.contains(word.as_str()) {
+                let found = format!("the class `{}`", word.as_str());
+                let problem = Problem::at(word.span(), found, "a class that `fields` uses");
+                self.error(problem.or_nearest(word.as_str(), classes.iter().copied()));
+            }
+        }
+    }
+
+    /// Under `key: fields` two subjects must not get one key, or compaction would lose one of them.
+    fn key_of(&mut self, policy: &Policy, span: &Span, view: &View) {
+        let (KeyRule::Fields, Some(subject)) = (view.key, &policy.subject) else { return };
+        let Some(chosen) = chosen_for(policy, view, subject) else { return };
+        if !chosen.spec.distinct {
+            let found = format!("view `{}` with `{}` for `{subject}`", view.name, chosen.text);
+            let expected = "a deterministic treatment of the subject, which the record key holds (keep, \
+                            tokenize, hash), or `key: tokenize`, or `key: drop`";
+            self.at(span, found, expected);
+        }
+    }
+
+    /// Whether an event is published says something of what `where` reads.
+    fn disclosures(&mut self, policy: &Policy, span: &Span, view: &View) {
+        let Some(condition) = &view.condition else { return };
+        for name in condition.reads() {
+            let first = Segment::Name(name.clone());
+            let of: BTreeMap<&str, &str> = policy
+                .fields
+                .iter()
+                .filter(|field| field.path.0.first() == Some(&first))
+                .filter_map(|field| {
+                    let chosen = chosen_for(policy, view, &field.path)?;
+                    (chosen.spec.gives != Gives::Same).then_some((field.class.as_str(), chosen.spec.name))
+                })
+                .collect();
+            let known = policy.fields.iter().any(|field| field.path.0.first() == Some(&first));
+            let disclosed: Vec<_> =
+                of.iter().map(|(class, name)| format!("class `{class}`, which it treats with {name}")).collect();
+            let what = match (known, disclosed.is_empty()) {
+                (true, true) => continue,
+                (true, false) => disclosed.join(" and "),
+                (false, _) => "an unclassified field".to_owned(),
+            };
+            let found = format!("view `{}` whose `where` reads `row.{name}`: {what}", view.name);
+            let expected = "a condition over fields that the view keeps: who sees the stream learns what the \
+                            condition says of them";
+            let problem = Problem::at(span, found, expected);
+            self.found.push(Diagnostic::new(Severity::Warning, &self.file, problem));
+        }
+    }
+}
+
+/// What `view` does with the field at `path`, a path of `fields`.
+pub(super) fn chosen_for<'p>(policy: &'p Policy, view: &'p View, path: &Path) -> Option<&'p Chosen> {
+    let exception = view.fields.iter().find(|(exception, _)| exception == path);
+    exception.map(|(_, chosen)| chosen).or_else(|| {
+        let field = policy.fields.iter().find(|field| field.path == *path)?;
+        view.class(&field.class)
+    })
+}
+
+/// A node on one line, as YAML in flow style.
+fn one_line(node: &Node) -> String {
+    match node {
+        Node::Scalar(word) => match word.as_str() {
+            "" => "''".into(),
+            word => word.into(),
+        },
+        Node::Sequence(list) => {
+            format!("[{}]", list.iter().map(one_line).collect::<Vec<_>>().join(", "))
+        }
+        Node::Mapping(map) => {
+            let members =
+                map.iter().map(|(name, node)| format!("{}: {}", name.as_str(), one_line(node)));
+            let members = members.collect::<Vec<_>>().join(", ");
+            if map.len() == 1 { members } else { format!("{{ {members} }}") }
+        }
+    }
+}
+
+fn syntax(error: &LoadError) -> Problem {
+    let (mark, found, expected) = match error {
+        LoadError::TopLevelMustBeMapping(mark) | LoadError::TopLevelMustBeSequence(mark) => {
+            (*mark, "no mapping".to_owned(), "a mapping".to_owned())
+        }
+        LoadError::UnexpectedAnchor(mark) => {
+            (*mark, "an anchor or alias".to_owned(), "the value itself, or `include:`".to_owned())
+        }
+        LoadError::MappingKeyMustBeScalar(mark) => {
+            (*mark, "a collection as a name".to_owned(), "a name".to_owned())
+        }
+        LoadError::UnexpectedTag(mark) => (*mark, "a tag".to_owned(), "a plain value".to_owned()),
+        LoadError::ScanError(mark, error) => {
+            (*mark, "no YAML".to_owned(), format!("YAML ({})", error.info()))
+        }
+        LoadError::DuplicateKey(twice) => {
+            let span = twice.key.span();
+            let first = twice.prev_key.span().start().map_or(0, |mark| mark.line());
+            let found = format!("`{}` again", twice.key.as_str());
+            return Problem::at(span, found, format!("each name once (the first is in line {first})"));
+        }
+    };
+    Problem { line: mark.line(), column: mark.column(), found, expected, nearest: None }
+}

@@ -1,0 +1,585 @@
+//! A policy compiled with its keys: a deterministic automaton over paths, whose states say what each view does
+//! with the value there.
+//!
+//! Subset construction (Rabin and Scott 1959) turns the paths with their wildcards into one state per situation,
+//! so that finding a value's treatment costs one look-up, however many rules there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::condition::Condition;
+use super::model::*;
+use super::parse::chosen_for;
+use super::path::Segment;
+use crate::crypto::mac::Digester;
+use crate::crypto::{KeyError, KeyId, KeySource, Purpose};
+use crate::event::debezium::{self, Part};
+use crate::operator::{Operator, Site, Takes, Tokenizer, Treatment};
+
+/// The state of everything unclassified.
+pub const DEAD: StateId = StateId(0);
+
+/// Patterns whose combinations pass this number are a mistake, not a policy.
+const MOST_STATES: usize = 20_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateId(pub u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeafId(pub u32);
+
+/// A name that a state knows, and where it leads.
+pub struct Edge {
+    pub name: Box<str>,
+    pub to: StateId,
+}
+
+/// A situation on the way through a row.
+#[derive(Default)]
+pub struct State {
+    /// Known names, as indexes into [`Plan::edges`].
+    pub names: FxHashMap<Box<str>, u32>,
+    pub other: Option<StateId>,
+    pub element: Option<StateId>,
+    /// How the value here is classified.
+    pub leaf: Option<LeafId>,
+    /// Something inside is classified.
+    pub descends: bool,
+    /// Something inside is classified by another rule than the value itself: an object here is never
+    /// treated whole.
+    pub inner: bool,
+    /// Every view keeps the value with all that is inside.
+    pub keeps_all: bool,
+    /// `where` reads the value: its index in [`Plan::captures`].
+    pub capture: Option<usize>,
+    /// The envelope's, not the row's.
+    pub role: Role,
+    /// The way here, in names that the policy knows.
+    pub path: String,
+}
+
+/// What a state is beside the row.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    Row,
+    /// A part of the envelope.
+    Part(Part),
+    /// A scalar of the envelope that goes on as it is.
+    Positional,
+    /// Of the envelope, and dropped.
+    Discard,
+}
+
+/// A classified place.
+pub struct Leaf {
+    /// The index into the policy's fields.
+    pub field: usize,
+    /// The index into [`Plan::classes`].
+    pub class: usize,
+    pub values: Actions,
+    pub keys: Actions,
+}
+
+/// What the views do, a bit per view.
+#[derive(Default)]
+pub struct Actions {
+    pub keep: u64,
+    pub drop: u64,
+    pub null: u64,
+    /// The field may not stand in this view's record key.
+    pub refuse: u64,
+    pub apply: Vec<Apply>,
+    /// The bits of `apply`.
+    pub applied: u64,
+    /// Those of `apply` that treat nulls too.
+    pub nulls: u64,
+}
+
+pub struct Apply {
+    pub view: usize,
+    pub takes: Takes,
+    pub operator: Arc<dyn Operator>,
+    /// The index into [`Plan::keys`].
+    pub key: Option<usize>,
+}
+
+/// What the rewrite has to know of a view.
+pub struct ViewPlan {
+    pub name: String,
+    pub topic: String,
+    pub key: KeyRule,
+    /// For `key: tokenize`.
+    pub tokenizer: Option<Tokenizer>,
+    pub condition: Option<Condition>,
+    pub headers: Vec<String>,
+}
+
+/// Why a valid policy could not be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("policy `{policy}`: {error}")]
+    Key { policy: String, error: KeyError },
+    #[error("policy `{0}`: its `*` and `**` paths combine in more than {MOST_STATES} ways; use fewer patterns")]
+    TooManyStates(String),
+}
+
+/// A key that the plan works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyUse {
+    pub id: KeyId,
+    pub version: u32,
+}
+
+/// A policy ready to work. Immutable and shared by all lanes; a reload makes a new one.
+pub struct Plan {
+    pub policy: Arc<Policy>,
+    /// The value of the `veilstream-policy` header.
+    pub label: String,
+    pub views: Vec<ViewPlan>,
+    pub classes: Vec<String>,
+    pub keys: Vec<KeyUse>,
+    /// Top-level fields that conditions read.
+    pub captures: Vec<String>,
+    /// Where a row begins.
+    pub row: StateId,
+    /// Where an envelope begins.
+    pub envelope: StateId,
+    /// `source` and `transaction` of the envelope.
+    pub source: StateId,
+    pub transaction: StateId,
+    /// Digests of names that the policy does not know.
+    pub digester: Digester,
+    pub(crate) edges: Vec<Edge>,
+    states: Vec<State>,
+    leaves: Vec<Leaf>,
+}
+
+impl Plan {
+    pub fn compile(policy: Arc<Policy>, keys: &dyn KeySource) -> Result<Plan, PlanError> {
+        let mut automaton = Automaton::build(&policy)?;
+        let (envelope, source, transaction) = automaton.add_envelope();
+        let of = |error| PlanError::Key { policy: policy.name.clone(), error };
+        let digest_key = keys.primary(Purpose::Digest).map_err(of)?;
+        let mut classes: Vec<String> = Vec::new();
+        for field in &policy.fields {
+            if !classes.contains(&field.class) {
+                classes.push(field.class.clone());
+            }
+        }
+        let mut plan = Plan {
+            label: policy.label(),
+            views: Vec::new(),
+            classes,
+            keys: Vec::new(),
+            captures: automaton.captures,
+            row: automaton.row,
+            envelope,
+            source,
+            transaction,
+            digester: Digester::new(&digest_key, "name", ""),
+            edges: automaton.edges,
+            states: automaton.states,
+            leaves: Vec::new(),
+            policy: Arc::clone(&policy),
+        };
+        for view in &policy.views {
+            let view = plan.view(view, keys).map_err(of)?;
+            plan.views.push(view);
+        }
+        for field in 0..policy.fields.len() {
+            let leaf = plan.compile_leaf(field, keys).map_err(of)?;
+            plan.leaves.push(leaf);
+        }
+        plan.find_keeps_all();
+        Ok(plan)
+    }
+
+    #[inline]
+    pub fn state(&self, id: StateId) -> &State {
+        // States are only numbered by the construction, so the id is in range; DEAD is the fallback.
+        self.states.get(id.0 as usize).unwrap_or(&DEAD_STATE)
+    }
+
+    /// The leaf of a state's `leaf`.
+    #[inline]
+    pub fn leaf(&self, id: LeafId) -> Option<&Leaf> {
+        self.leaves.get(id.0 as usize)
+    }
+
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
+    pub fn states(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The bits of all views.
+    pub fn all_views(&self) -> u64 {
+        u64::MAX >> (64 - self.views.len().clamp(1, 64))
+    }
+
+    /// The path of a leaf as the policy writes it.
+    pub fn path_of(&self, leaf: &Leaf) -> String {
+        self.policy.fields.get(leaf.field).map(|field| field.path.to_string()).unwrap_or_default()
+    }
+
+    fn view(&self, view: &View, keys: &dyn KeySource) -> Result<ViewPlan, KeyError> {
+        let tokenizer = match view.key {
+            KeyRule::Tokenize => {
+                let subject = self.policy.subject.as_ref();
+                let field = self.policy.fields.iter().find(|field| Some(&field.path) == subject);
+                let class = field.map_or("key", |field| field.class.as_str());
+                let named = subject
+                    .and_then(|subject| chosen_for(&self.policy, view, subject))
+                    .and_then(|chosen| chosen.domain.clone());
+                let domain = named.unwrap_or_else(|| self.policy.domain(view, class));
+                Some(Tokenizer::new(&keys.primary(Purpose::Token)?, &domain, "", 32))
+            }
+            _ => None,
+        };
+        Ok(ViewPlan {
+            name: view.name.clone(),
+            topic: view.topic.clone(),
+            key: view.key,
+            tokenizer,
+            condition: view.condition.clone(),
+            headers: view.headers.clone(),
+        })
+    }
+
+    fn compile_leaf(&mut self, field: usize, keys: &dyn KeySource) -> Result<Leaf, KeyError> {
+        let policy = Arc::clone(&self.policy);
+        let mut leaf =
+            Leaf { field, class: 0, values: Actions::default(), keys: Actions::default() };
+        let Some(Field { path, class }) = policy.fields.get(field) else { return Ok(leaf) };
+        leaf.class = self.classes.iter().position(|name| name == class).unwrap_or(0);
+        let place = path.to_string();
+        for (at, view) in policy.views.iter().enumerate() {
+            let bit = 1_u64 << at;
+            // The parser saw to a treatment for every class in every view; none is drop.
+            let Some(chosen) = chosen_for(&policy, view, path) else {
+                leaf.values.drop |= bit;
+                leaf.keys.refuse |= bit;
+                continue;
+            };
+            if !chosen.spec.distinct {
+                leaf.keys.refuse |= bit;
+            }
+            match chosen.treatment {
+                Treatment::Keep => {
+                    leaf.values.keep |= bit;
+                    leaf.keys.keep |= bit;
+                }
+                Treatment::Drop => leaf.values.drop |= bit,
+                Treatment::Null => leaf.values.null |= bit,
+                Treatment::Plain(_) | Treatment::Keyed(_) => {
+                    let domain =
+                        chosen.domain.clone().unwrap_or_else(|| policy.domain(view, class));
+                    let site = Site { path: &place, domain: &domain };
+                    let Some(bound) = chosen.treatment.bind(site, keys)? else { continue };
+                    let key = bound.key.map(|key| self.key_index(key.id, key.version));
+                    let apply = || Apply {
+                        view: at,
+                        takes: chosen.spec.takes,
+                        operator: Arc::clone(&bound.operator),
+                        key,
+                    };
+                    leaf.values.apply.push(apply());
+                    leaf.values.applied |= bit;
+                    if view.nulls == Nulls::Treat {
+                        leaf.values.nulls |= bit;
+                    }
+                    if chosen.spec.distinct {
+                        leaf.keys.apply.push(apply());
+                        leaf.keys.applied |= bit;
+                    }
+                }
+            }
+        }
+        Ok(leaf)
+    }
+
+    fn key_index(&mut self, id: KeyId, version: u32) -> usize {
+        let wanted = KeyUse { id, version };
+        match self.keys.iter().position(|key| *key == wanted) {
+            Some(at) => at,
+            None => {
+                self.keys.push(wanted);
+                self.keys.len() - 1
+            }
+        }
+    }
+
+    /// The greatest set of states that every view keeps and that never lead out of the set.
+    fn find_keeps_all(&mut self) {
+        let all = self.all_views();
+        let kept: Vec<bool> = self
+            .states
+            .iter()
+            .map(|state| {
+                let leaf = state.leaf.and_then(|id| self.leaves.get(id.0 as usize));
+                state.capture.is_none() && leaf.is_some_and(|leaf| leaf.values.keep == all)
+            })
+            .collect();
+        for (state, kept) in self.states.iter_mut().zip(kept) {
+            state.keeps_all = kept;
+        }
+        loop {
+            let closed = |id: Option<StateId>| id.is_some_and(|id| self.state(id).keeps_all);
+            let leaking = self.states.iter().position(|state| {
+                let inside = state.names.values().all(|edge| {
+                    closed(self.edges.get(*edge as usize).map(|edge| edge.to))
+                });
+                state.keeps_all && !(inside && closed(state.other) && closed(state.element))
+            });
+            match leaking.and_then(|at| self.states.get_mut(at)) {
+                Some(state) => state.keeps_all = false,
+                None => return,
+            }
+        }
+    }
+}
+
+static DEAD_STATE: std::sync::LazyLock<State> = std::sync::LazyLock::new(State::default);
+
+/// A node of the tree of all paths.
+#[derive(Default)]
+struct Node {
+    names: BTreeMap<String, usize>,
+    element: Option<usize>,
+    any_name: Option<usize>,
+    any_depth: Option<usize>,
+    /// It is a `**` itself.
+    loops: bool,
+    field: Option<usize>,
+    capture: Option<usize>,
+}
+
+/// Sets of positions in the order they were met: a set's number is its state's.
+#[derive(Default)]
+struct Numbered {
+    numbers: HashMap<BTreeSet<Position>, StateId>,
+    order: Vec<(BTreeSet<Position>, String)>,
+}
+
+impl Numbered {
+    fn number(&mut self, set: BTreeSet<Position>, path: String) -> StateId {
+        if let Some(known) = self.numbers.get(&set) {
+            return *known;
+        }
+        let id = StateId(self.order.len() as u32);
+        self.numbers.insert(set.clone(), id);
+        self.order.push((set, path));
+        id
+    }
+}
+
+/// A node, and for a `**` whether it has matched anything yet.
+type Position = (usize, bool);
+
+struct Automaton {
+    states: Vec<State>,
+    edges: Vec<Edge>,
+    row: StateId,
+    captures: Vec<String>,
+}
+
+impl Automaton {
+    fn build(policy: &Policy) -> Result<Automaton, PlanError> {
+        let conditions = policy.views.iter().filter_map(|view| view.condition.as_ref());
+        let captures: BTreeSet<&String> = conditions.flat_map(|condition| condition.reads()).collect();
+        let captures: Vec<String> = captures.into_iter().cloned().collect();
+        let tree = tree(policy, &captures);
+        let mut sets = Numbered::default();
+        // The first number is DEAD.
+        sets.number(BTreeSet::new(), String::new());
+        let row = sets.number(closure(&tree, [(0, false)]), String::new());
+        let mut built = Automaton { states: Vec::new(), edges: Vec::new(), row, captures };
+        while let Some((set, path)) = sets.order.get(built.states.len()).cloned() {
+            if sets.order.len() > MOST_STATES {
+                return Err(PlanError::TooManyStates(policy.name.clone()));
+            }
+            let nodes = || set.iter().filter_map(|(at, _)| tree.get(*at));
+            let known: BTreeSet<&String> = nodes().flat_map(|node| node.names.keys()).collect();
+            let below = |name: &str| match path.as_str() {
+                "" => name.to_owned(),
+                path => format!("{path}.{name}"),
+            };
+            let mut state = State {
+                other: Some(sets.number(step(&tree, &set, Step::Name(None)), below("*"))),
+                element: Some(sets.number(step(&tree, &set, Step::Element), format!("{path}[]"))),
+                leaf: leaf_of(policy, &tree, &set),
+                capture: nodes().find_map(|node| node.capture),
+                path: path.clone(),
+                ..State::default()
+            };
+            for name in known {
+                let to = sets.number(step(&tree, &set, Step::Name(Some(name))), below(name));
+                built.add_edge(&mut state, name, to);
+            }
+            built.states.push(state);
+        }
+        built.find_insides();
+        Ok(built)
+    }
+
+    fn add_edge(&mut self, state: &mut State, name: &str, to: StateId) {
+        state.names.insert(name.into(), self.edges.len() as u32);
+        self.edges.push(Edge { name: name.into(), to });
+    }
+
+    fn add_state(&mut self, state: State) -> StateId {
+        self.states.push(state);
+        StateId(self.states.len() as u32 - 1)
+    }
+
+    /// Adds the states of Debezium's envelope, and gives where it, `source` and `transaction` begin.
+    fn add_envelope(&mut self) -> (StateId, StateId, StateId) {
+        let role = |role| State { role, ..State::default() };
+        let discard = self.add_state(role(Role::Discard));
+        let positional = self.add_state(role(Role::Positional));
+        let mut object = |edges: &mut dyn Iterator<Item = (&str, Role)>| {
+            let mut state = State { other: Some(discard), ..role(Role::Discard) };
+            for (name, role) in edges {
+                let to = match role {
+                    Role::Positional => positional,
+                    role => self.add_state(State { role, ..State::default() }),
+                };
+                self.add_edge(&mut state, name, to);
+            }
+            self.add_state(state)
+        };
+        let listed = |names: &'static [&'static str]| names.iter().map(|name| (*name, Role::Positional));
+        let source = object(&mut listed(debezium::SOURCE));
+        let transaction = object(&mut listed(debezium::TRANSACTION));
+        let parts = debezium::ENVELOPE.iter().map(|(name, part)| (*name, Role::Part(*part)));
+        let envelope = object(&mut { parts });
+        (envelope, source, transaction)
+    }
+
+    /// What is classified below each state: nothing, one rule's leaf, or several.
+    fn find_insides(&mut self) {
+        let mut below: Vec<(bool, bool)> = vec![(false, false); self.states.len()];
+        let mut single: Vec<Option<LeafId>> = vec![None; self.states.len()];
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for at in 0..self.states.len() {
+                let Some(state) = self.states.get(at) else { continue };
+                let named = state.names.values().filter_map(|edge| self.edges.get(*edge as usize));
+                let next = named.map(|edge| edge.to).chain(state.other).chain(state.element);
+                let (mut some, mut several, mut one) =
+                    (below[at].0, below[at].1, single[at]);
+                for to in next {
+                    let to = to.0 as usize;
+                    let own = self.states.get(to).and_then(|state| state.leaf);
+                    let (inner, many) = below[to];
+                    for leaf in own.into_iter().chain(single[to]) {
+                        several |= one.is_some_and(|known| known != leaf);
+                        one.get_or_insert(leaf);
+                        some = true;
+                    }
+                    some |= inner;
+                    several |= many;
+                }
+                if (some, several, one) != (below[at].0, below[at].1, single[at]) {
+                    below[at] = (some, several);
+                    single[at] = one;
+                    changed = true;
+                }
+            }
+        }
+        for (at, state) in self.states.iter_mut().enumerate() {
+            let (some, several) = below[at];
+            state.descends = some;
+            state.inner = several || (some && single[at] != state.leaf);
+        }
+    }
+}
+
+enum Step<'n> {
+    /// `None`: a name that no path knows here.
+    Name(Option<&'n str>),
+    Element,
+}
+
+fn tree(policy: &Policy, captures: &[String]) -> Vec<Node> {
+    let mut tree = vec![Node::default()];
+    for (number, field) in policy.fields.iter().enumerate() {
+        let at = descend(&mut tree, &field.path.0);
+        tree[at].field = Some(number);
+    }
+    for (number, name) in captures.iter().enumerate() {
+        let at = descend(&mut tree, &[Segment::Name(name.clone())]);
+        tree[at].capture = Some(number);
+    }
+    tree
+}
+
+/// The node of a path, made where it is not there.
+fn descend(tree: &mut Vec<Node>, path: &[Segment]) -> usize {
+    let mut at = 0;
+    for segment in path {
+        let new = tree.len();
+        let node = &mut tree[at];
+        let next = match segment {
+            Segment::Name(name) => *node.names.entry(name.clone()).or_insert(new),
+            Segment::Element => *node.element.get_or_insert(new),
+            Segment::AnyName => *node.any_name.get_or_insert(new),
+            Segment::AnyDepth => *node.any_depth.get_or_insert(new),
+        };
+        if next == new {
+            tree.push(Node { loops: *segment == Segment::AnyDepth, ..Node::default() });
+        }
+        at = next;
+    }
+    at
+}
+
+/// Adds the `**` that may match nothing.
+fn closure(tree: &[Node], from: impl IntoIterator<Item = Position>) -> BTreeSet<Position> {
+    let mut set = BTreeSet::new();
+    let mut open: Vec<Position> = from.into_iter().collect();
+    while let Some((at, matched)) = open.pop() {
+        if set.insert((at, matched)) {
+            open.extend(tree[at].any_depth.map(|depth| (depth, false)));
+        }
+    }
+    set
+}
+
+fn step(tree: &[Node], set: &BTreeSet<Position>, step: Step<'_>) -> BTreeSet<Position> {
+    let mut next = Vec::new();
+    for (at, _) in set {
+        let node = &tree[*at];
+        match step {
+            Step::Name(name) => {
+                next.extend(name.and_then(|name| node.names.get(name)).map(|to| (*to, false)));
+                next.extend(node.any_name.map(|to| (to, false)));
+            }
+            Step::Element => next.extend(node.element.map(|to| (to, false))),
+        }
+        if node.loops {
+            next.push((*at, true));
+        }
+    }
+    closure(tree, next)
+}
+
+/// The most specific of the rules that match: at the first difference a name before `*` before `**`; then the
+/// longer path; then the earlier line.
+fn leaf_of(policy: &Policy, tree: &[Node], set: &BTreeSet<Position>) -> Option<LeafId> {
+    set.iter()
+        .filter(|(at, matched)| *matched || !tree[*at].loops)
+        .filter_map(|(at, _)| tree[*at].field)
+        .min_by_key(|number| {
+            let path = &policy.fields[*number].path.0;
+            let ranks: Vec<u8> = path.iter().map(Segment::rank).chain([3]).collect();
+            (ranks, *number)
+        })
+        .map(|number| LeafId(number as u32))
+}
