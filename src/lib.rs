@@ -9,3 +9,5 @@ pub mod crypto;
 pub mod operator;
 pub mod event;
 pub mod policy;
+pub mod rewrite;
+pub mod keys;

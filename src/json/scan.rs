@@ -65,14 +65,14 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline]
-    pub fn too_deep<T>(&self) -> Result<T> {
-        Err(SyntaxError::TooDeep(self.at))
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
-    /// The deepest nesting allowed.
+    /// What has not been passed yet.
     #[inline]
-    pub fn depth_limit(&self) -> u32 {
-        self.bounds.depth
+    pub fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
     }
 
     #[inline]
@@ -152,7 +152,7 @@ impl<'a> Scanner<'a> {
         let kind = self.kind()?;
         let start = self.at;
         self.pass(kind, depth)?;
-        Ok(Value::new(kind, self.slice(start, self.at)))
+        Ok(Value::scanned(kind, self.slice(start, self.at)))
     }
 
     /// Passes the value of the kind just peeked at.
@@ -173,7 +173,7 @@ impl<'a> Scanner<'a> {
 
     fn container(&mut self, depth: u32) -> Result<()> {
         if depth >= self.bounds.depth {
-            return self.too_deep();
+            return Err(SyntaxError::TooDeep(self.at));
         }
         let object = self.current() == b'{';
         let close = if object { b'}' } else { b']' };

@@ -37,8 +37,8 @@ pub struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// `text` must be one valid JSON value of the kind `kind`; [`super::Scanner`] makes sure of it.
-    pub(super) fn new(kind: Kind, text: &'a str) -> Self {
+    /// `text` must be one valid JSON value of the kind `kind`, as a [`super::Scanner`] passed it.
+    pub fn scanned(kind: Kind, text: &'a str) -> Self {
         Value { kind, text }
     }
 

@@ -69,9 +69,11 @@ impl<'a> Arguments<'a> {
 
     /// A scalar in place of a mapping stands for the parameter `name`: `mask: email`.
     pub fn bare(&mut self, name: &'static str) -> Option<&'a MarkedScalarNode> {
-        self.known.push(name);
-        match self.node? {
-            Node::Scalar(scalar) => Some(scalar),
+        match self.node {
+            Some(Node::Scalar(scalar)) => {
+                self.known.push(name);
+                Some(scalar)
+            }
             _ => self.scalar(name),
         }
     }

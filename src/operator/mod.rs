@@ -7,9 +7,9 @@ mod append;
 mod arguments;
 mod constant;
 mod encrypt;
-//mod generalize;
+mod generalize;
 mod hash;
-//mod mask;
+mod mask;
 mod replace;
 mod spec;
 mod text;
@@ -35,11 +35,11 @@ pub const SPECS: &[&Spec] = &[
     &replace::SPEC,
     &truncate::SPEC,
     &append::SPEC,
-    //&mask::SPEC,
+    &mask::SPEC,
     &encrypt::SPEC,
     &tokenize::SPEC,
     &hash::SPEC,
-    //&generalize::SPEC,
+    &generalize::SPEC,
 ];
 
 /// The operator called `name`.

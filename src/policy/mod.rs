@@ -17,5 +17,7 @@ pub use model::{
     Chosen, Field, Format, KeyRule, Nulls, Policy, Topics, Unclassified, View, MAX_VIEWS,
 };
 pub use path::{Path, Segment};
-pub use plan::{Actions, Leaf, LeafId, Plan, PlanError, State, StateId, ViewPlan, DEAD};
+pub use plan::{
+    Actions, Apply, DEAD, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId, ViewPlan,
+};
 //pub use table::{Table, table};

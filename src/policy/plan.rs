@@ -47,9 +47,13 @@ pub struct State {
     pub leaf: Option<LeafId>,
     /// Something inside is classified.
     pub descends: bool,
-    /// Something inside is classified by another rule than the value itself: an object here is never
-    /// treated whole.
+    /// A path of the policy goes on from here by name: an object here is never treated whole.
     pub inner: bool,
+    /// The rule that classifies the value ends in `**`: it classifies what is inside as well.
+    pub loops: bool,
+    /// A path names this place. Where only a `**` passes by, an object of which nothing goes on is dropped
+    /// with its name.
+    pub named: bool,
     /// Every view keeps the value with all that is inside.
     pub keeps_all: bool,
     /// `where` reads the value: its index in [`Plan::captures`].
@@ -355,6 +359,8 @@ struct Node {
     any_depth: Option<usize>,
     /// It is a `**` itself.
     loops: bool,
+    /// A path goes on from here.
+    continues: bool,
     field: Option<usize>,
     capture: Option<usize>,
 }
@@ -409,10 +415,14 @@ impl Automaton {
                 "" => name.to_owned(),
                 path => format!("{path}.{name}"),
             };
+            let leaf = leaf_of(policy, &tree, &set);
             let mut state = State {
                 other: Some(sets.number(step(&tree, &set, Step::Name(None)), below("*"))),
                 element: Some(sets.number(step(&tree, &set, Step::Element), format!("{path}[]"))),
-                leaf: leaf_of(policy, &tree, &set),
+                leaf,
+                inner: nodes().any(|node| !node.loops && node.continues),
+                loops: leaf.is_some_and(|leaf| ends_in_any_depth(policy, leaf)),
+                named: nodes().any(|node| !node.loops),
                 capture: nodes().find_map(|node| node.capture),
                 path: path.clone(),
                 ..State::default()
@@ -461,42 +471,30 @@ impl Automaton {
         (envelope, source, transaction)
     }
 
-    /// What is classified below each state: nothing, one rule's leaf, or several.
+    /// Finds the states from which a leaf can be reached.
     fn find_insides(&mut self) {
-        let mut below: Vec<(bool, bool)> = vec![(false, false); self.states.len()];
-        let mut single: Vec<Option<LeafId>> = vec![None; self.states.len()];
-        let mut changed = true;
-        while changed {
-            changed = false;
-            for at in 0..self.states.len() {
-                let Some(state) = self.states.get(at) else { continue };
-                let named = state.names.values().filter_map(|edge| self.edges.get(*edge as usize));
-                let next = named.map(|edge| edge.to).chain(state.other).chain(state.element);
-                let (mut some, mut several, mut one) =
-                    (below[at].0, below[at].1, single[at]);
-                for to in next {
-                    let to = to.0 as usize;
-                    let own = self.states.get(to).and_then(|state| state.leaf);
-                    let (inner, many) = below[to];
-                    for leaf in own.into_iter().chain(single[to]) {
-                        several |= one.is_some_and(|known| known != leaf);
-                        one.get_or_insert(leaf);
-                        some = true;
-                    }
-                    some |= inner;
-                    several |= many;
-                }
-                if (some, several, one) != (below[at].0, below[at].1, single[at]) {
-                    below[at] = (some, several);
-                    single[at] = one;
-                    changed = true;
-                }
+        loop {
+            let leads = |to: StateId| {
+                let to = self.states.get(to.0 as usize);
+                to.is_some_and(|state| state.leaf.is_some() || state.descends)
+            };
+            let found: Vec<bool> = self
+                .states
+                .iter()
+                .map(|state| {
+                    let named = state.names.values();
+                    let named = named.filter_map(|edge| self.edges.get(*edge as usize));
+                    named.map(|edge| edge.to).chain(state.other).chain(state.element).any(leads)
+                })
+                .collect();
+            let mut changed = false;
+            for (state, found) in self.states.iter_mut().zip(found) {
+                changed |= found && !state.descends;
+                state.descends |= found;
             }
-        }
-        for (at, state) in self.states.iter_mut().enumerate() {
-            let (some, several) = below[at];
-            state.descends = some;
-            state.inner = several || (some && single[at] != state.leaf);
+            if !changed {
+                return;
+            }
         }
     }
 }
@@ -526,6 +524,7 @@ fn descend(tree: &mut Vec<Node>, path: &[Segment]) -> usize {
     for segment in path {
         let new = tree.len();
         let node = &mut tree[at];
+        node.continues = true;
         let next = match segment {
             Segment::Name(name) => *node.names.entry(name.clone()).or_insert(new),
             Segment::Element => *node.element.get_or_insert(new),
@@ -568,6 +567,11 @@ fn step(tree: &[Node], set: &BTreeSet<Position>, step: Step<'_>) -> BTreeSet<Pos
         }
     }
     closure(tree, next)
+}
+
+fn ends_in_any_depth(policy: &Policy, leaf: LeafId) -> bool {
+    let field = policy.fields.get(leaf.0 as usize);
+    field.is_some_and(|field| field.path.0.last() == Some(&Segment::AnyDepth))
 }
 
 /// The most specific of the rules that match: at the first difference a name before `*` before `**`; then the

@@ -1,0 +1,41 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Arguments of `make demo`: make demo ARGS="--events 1000"
+ARGS ?=
+
+.PHONY: help
+help: ## Show the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build target/release/veilstream
+	scripts/setup build
+	cargo build --release --locked
+
+.PHONY: demo
+demo: build ## Build, then run the demo (ARGS="..." are its arguments)
+	./target/release/veilstream demo $(ARGS)
+
+.PHONY: check
+check: ## Formatting, lints, documentation
+	scripts/setup build
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+
+.PHONY: test
+test: ## All tests, against a Kafka broker that they start
+	scripts/setup test
+	tests/kafka/broker lib
+	cargo test --locked
+
+.PHONY: bench
+bench: ## Benchmarks
+	cargo bench --locked
+
+.PHONY: clean
+clean: ## Remove target/
+	cargo clean

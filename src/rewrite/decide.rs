@@ -1,0 +1,118 @@
+//! Which view gets an event, and in which form: `where`, and what happens when a row leaves a view.
+
+use super::debezium::{Envelope, Met};
+use super::failure::{Failure, Reason, Stage};
+use super::sanitized::{Disposition, Filtered};
+use super::walk::Image;
+use super::{KeyRule, Rewriter};
+use crate::event::debezium::Operation;
+use crate::policy::{Unclassified, Verdict};
+
+impl Rewriter {
+    /// What `view`'s condition says of an image; true where there is none.
+    fn verdict(&mut self, view: usize, image: Image) -> Verdict {
+        let Some(condition) = self.plan.views.get(view).and_then(|view| view.condition.as_ref()) else {
+            return Verdict::True;
+        };
+        let fields = self.memory.captured.iter().filter(|captured| captured.image == image);
+        let fields = fields.filter_map(|captured| {
+            let name = self.plan.captures.get(captured.capture)?.as_str();
+            condition.reads().iter().any(|read| read == name).then_some((name, captured.text.as_str()))
+        });
+        let verdict = condition.holds(fields);
+        if verdict == Verdict::Error {
+            if let Some(errors) = self.tally.condition_errors.get_mut(view) {
+                *errors += 1;
+            }
+        }
+        verdict
+    }
+
+    /// A row without an envelope replaces what the view has under its key.
+    pub(super) fn decide_row(&mut self, keyed: bool) {
+        for view in 0..self.plan.views.len() {
+            let has_key = self.plan.views.get(view).is_some_and(|view| view.key != KeyRule::Drop);
+            let disposition = match (self.verdict(view, Image::After), keyed && has_key) {
+                (Verdict::True, _) => Disposition::Publish,
+                (_, true) => Disposition::Tombstone,
+                (_, false) => Disposition::Filtered(Filtered::Condition),
+            };
+            self.dispositions.push(disposition);
+        }
+    }
+
+    /// The bits of the views that get the event as a delete without images.
+    pub(super) fn decide_change(&mut self, envelope: &Envelope) -> Result<u64, Failure> {
+        let malformed = || Failure::new(Stage::Decode, Reason::Envelope);
+        let operation = match (envelope.operation, envelope.empty) {
+            (Some(operation), _) => operation,
+            // A schema with a null payload says nothing of anybody.
+            (None, true) => Operation::Truncate,
+            (None, false) => return Err(malformed().at("(no op)".into())),
+        };
+        match (operation, envelope.after) {
+            (Operation::Create | Operation::Read, Met::Absent | Met::Null) => {
+                return Err(malformed().at("(no after)".into()));
+            }
+            (Operation::Message, _) if self.plan.policy.unclassified == Unclassified::Quarantine => {
+                return Err(Failure::new(Stage::Transform, Reason::Unclassified).at("(message)".into()));
+            }
+            _ => {}
+        }
+        let mut leaving = 0;
+        for view in 0..self.plan.views.len() {
+            let disposition = match operation {
+                Operation::Truncate => Disposition::Publish,
+                Operation::Message => Disposition::Filtered(Filtered::Message),
+                Operation::Create => match self.verdict(view, Image::After) {
+                    Verdict::True => Disposition::Publish,
+                    _ => Disposition::Filtered(Filtered::Condition),
+                },
+                Operation::Delete => match self.verdict(view, Image::Before) {
+                    Verdict::True => Disposition::Publish,
+                    _ => Disposition::Delete,
+                },
+                // A snapshot reads rows that may have changed while nobody watched.
+                Operation::Update | Operation::Read => match self.verdict(view, Image::After) {
+                    Verdict::True => Disposition::Publish,
+                    _ if self.never_matched(view, envelope) => {
+                        Disposition::Filtered(Filtered::Condition)
+                    }
+                    _ => Disposition::Leave,
+                },
+            };
+            if matches!(disposition, Disposition::Leave | Disposition::Delete) {
+                leaving |= 1 << view;
+            }
+            self.dispositions.push(disposition);
+        }
+        Ok(leaving)
+    }
+
+    /// The image before the change is whole and says that the view did not have the row either. An image that
+    /// has nulls where the condition reads may hold only the key's columns (PostgreSQL's replica identity), and
+    /// proves nothing.
+    fn never_matched(&mut self, view: usize, envelope: &Envelope) -> bool {
+        let null = |captured: &super::walk::Captured| {
+            captured.image == Image::Before && captured.text == "null"
+        };
+        envelope.before == Met::Row
+            && !self.memory.captured.iter().any(null)
+            && self.verdict(view, Image::Before) == Verdict::False
+    }
+
+    /// Enters the event into the tally.
+    pub(super) fn count(&mut self) {
+        let Rewriter { memory, tally, dispositions, .. } = self;
+        if dispositions.iter().all(|disposition| *disposition == Disposition::Publish) {
+            tally.count_all(&memory.journal);
+        } else {
+            for (view, disposition) in dispositions.iter().enumerate() {
+                if *disposition == Disposition::Publish {
+                    tally.count(view, &memory.journal);
+                }
+            }
+        }
+        tally.unclassified += memory.unclassified;
+    }
+}

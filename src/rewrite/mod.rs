@@ -1,0 +1,183 @@
+//! From a raw record and a plan to what each view gets: the only maker of [`Sanitized`].
+//!
+//! One pass over the bytes serves all views. Nothing here waits, locks or does I/O.
+
+mod debezium;
+mod decide;
+mod failure;
+mod sanitized;
+mod schema;
+mod tally;
+mod track;
+mod walk;
+
+pub use failure::{Failure, Reason, Stage};
+pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized};
+pub use tally::Tally;
+
+use std::sync::Arc;
+
+use crate::json::{Bounds, Scanner};
+use crate::policy::{Format, KeyRule, Plan};
+use debezium::{Envelope, Form};
+use schema::SchemaCache;
+use track::{Frame, Track};
+use walk::{Image, Memory, Side, Walk};
+
+/// The name of the header that says which policy a record went through.
+pub const POLICY_HEADER: &str = "veilstream-policy";
+
+/// A record as it came from the source topic. It has no `Debug`: it is customer data.
+#[derive(Clone, Copy, Default)]
+pub struct RawRecord<'a> {
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+/// A plan at work, with its buffers. One for each lane and source.
+pub struct Rewriter {
+    plan: Arc<Plan>,
+    bounds: Bounds,
+    memory: Memory,
+    schemas: SchemaCache,
+    values: Vec<Track>,
+    keys: Vec<Track>,
+    dispositions: Vec<Disposition>,
+    tally: Tally,
+}
+
+impl Rewriter {
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let tracks = || plan.views.iter().map(|_| Track::default()).collect();
+        Rewriter {
+            bounds: Bounds::default(),
+            memory: Memory::new(&plan),
+            schemas: SchemaCache::default(),
+            values: tracks(),
+            keys: tracks(),
+            dispositions: Vec::new(),
+            tally: Tally::new(&plan),
+            plan,
+        }
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// What was treated since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::replace(&mut self.tally, Tally::new(&self.plan))
+    }
+
+    /// Paths of unclassified fields that were met for the first time since the last call.
+    pub fn take_discovered(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.memory.discovered)
+    }
+
+    /// Sanitizes one record for all views.
+    pub fn rewrite<'r>(&'r mut self, record: &RawRecord<'r>) -> Result<Rewritten<'r>, Failure> {
+        self.dispositions.clear();
+        self.memory.unclassified = 0;
+        self.key(record.key)?;
+        // The key's fields are the row's again: they count once, and decide nothing.
+        self.memory.journal.clear();
+        self.memory.captured.clear();
+        match record.value {
+            None => self.dispositions.resize(self.plan.views.len(), Disposition::Tombstone),
+            Some(value) => {
+                let text = std::str::from_utf8(value)
+                    .map_err(|_| Failure::new(Stage::Decode, Reason::InvalidUtf8))?;
+                match self.plan.policy.format {
+                    Format::Json => self.row(text, record.key.is_some())?,
+                    Format::Debezium => self.change(text)?,
+                }
+            }
+        }
+        self.count();
+        Ok(Rewritten::new(self, *record))
+    }
+
+    fn key(&mut self, key: Option<&[u8]>) -> Result<(), Failure> {
+        let Some(key) = key else { return Ok(()) };
+        let Rewriter { plan, bounds, memory, schemas, keys, .. } = self;
+        let mut fields = 0;
+        for (at, (view, track)) in plan.views.iter().zip(keys.iter_mut()).enumerate() {
+            track.out.clear();
+            match (view.key, &view.tokenizer) {
+                (KeyRule::Fields, _) => fields |= 1 << at,
+                (_, Some(tokenizer)) => tokenizer.token(key, &mut track.out),
+                _ => {}
+            }
+        }
+        if fields == 0 {
+            return Ok(());
+        }
+        let shape = || Failure::new(Stage::Key, Reason::KeyShape);
+        let text = std::str::from_utf8(key).map_err(|_| shape())?;
+        let mut frame = Frame::new(text, *bounds, keys, fields);
+        if frame.scan.peek() != b'{' {
+            return Err(shape());
+        }
+        let mut walk = Walk { plan, memory, side: Side::Key, image: Image::After };
+        if schema::is_wrapped(text, *bounds) {
+            debezium::wrapped_key(&mut walk, &mut frame, schemas, fields)?;
+        } else {
+            walk.object(&mut frame, plan.row, fields, 0)?;
+        }
+        frame.scan.end()?;
+        frame.finish();
+        Ok(())
+    }
+
+    /// A value that is a row itself.
+    fn row(&mut self, text: &str, keyed: bool) -> Result<(), Failure> {
+        let Rewriter { plan, bounds, memory, values, .. } = self;
+        let mut frame = Frame::new(text, *bounds, values, plan.all_views());
+        if frame.scan.peek() != b'{' {
+            return Err(no_object(text, *bounds));
+        }
+        let mut walk = Walk { plan, memory, side: Side::Value, image: Image::After };
+        walk.object(&mut frame, plan.row, plan.all_views(), 0)?;
+        frame.scan.end()?;
+        frame.finish();
+        self.decide_row(keyed);
+        Ok(())
+    }
+
+    /// A value that is a change event.
+    fn change(&mut self, text: &str) -> Result<(), Failure> {
+        let all = self.plan.all_views();
+        let envelope = self.walk_envelope(text, all, Form::Whole)?;
+        let leaving = self.decide_change(&envelope)?;
+        if leaving != 0 {
+            // The second walk, for the few views that the row leaves, must not count its fields again.
+            self.walk_envelope(text, leaving, Form::Delete)?;
+        }
+        Ok(())
+    }
+
+    fn walk_envelope(&mut self, text: &str, mask: u64, form: Form) -> Result<Envelope, Failure> {
+        let Rewriter { plan, bounds, memory, schemas, values, .. } = self;
+        let mut frame = Frame::new(text, *bounds, values, mask);
+        if frame.scan.peek() != b'{' {
+            return Err(no_object(text, *bounds));
+        }
+        let mut walk = Walk { plan, memory, side: Side::Value, image: Image::After };
+        let envelope = debezium::envelope(&mut walk, &mut frame, schemas, mask, form)?;
+        frame.scan.end()?;
+        frame.finish();
+        Ok(envelope)
+    }
+}
+
+/// What is wrong with a value that does not begin as an object.
+#[cold]
+fn no_object(text: &str, bounds: Bounds) -> Failure {
+    let mut scan = Scanner::new(text, bounds);
+    match scan.value().and_then(|_| scan.end()) {
+        Ok(()) => Failure::new(Stage::Decode, Reason::NotAnObject),
+        Err(error) => error.into(),
+    }
+}

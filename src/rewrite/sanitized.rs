@@ -1,0 +1,114 @@
+//! What leaves the rewrite. The fields are private: nobody else can make one.
+
+use super::{POLICY_HEADER, RawRecord, Rewriter};
+use crate::policy::KeyRule;
+
+/// Why a view did not get an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filtered {
+    /// `where` was not true, and the view cannot hold an earlier state of the row.
+    Condition,
+    /// A logical decoding message: it belongs to no row, so no policy says what it is.
+    Message,
+}
+
+impl Filtered {
+    pub fn code(self) -> &'static str {
+        match self {
+            Filtered::Condition => "condition",
+            Filtered::Message => "message",
+        }
+    }
+}
+
+/// What one view gets of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    Publish,
+    /// The row left the view: a delete without images, and a tombstone behind it where there is a key.
+    Leave,
+    /// A delete of a row that the view may not show: without images.
+    Delete,
+    /// A record without value.
+    Tombstone,
+    Filtered(Filtered),
+}
+
+/// A record that may be published to a view's topic.
+#[derive(Clone, Copy)]
+pub struct Sanitized<'a> {
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    label: &'a str,
+    kept: &'a [String],
+    record: RawRecord<'a>,
+}
+
+impl<'a> Sanitized<'a> {
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.key
+    }
+
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.value
+    }
+
+    /// The policy's header, then those that the view keeps.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
+        let kept = self.kept;
+        let of_source = self.record.headers.iter().copied();
+        let of_source = of_source
+            .filter(move |(name, _)| *name != POLICY_HEADER && kept.iter().any(|kept| kept == name));
+        std::iter::once((POLICY_HEADER, Some(self.label.as_bytes()))).chain(of_source)
+    }
+
+    /// Bytes of key, value and headers, as Kafka's limits count them (without framing).
+    pub fn size(&self) -> usize {
+        let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let headers = self.headers().map(|(name, value)| name.len() + of(value)).sum::<usize>();
+        of(self.key) + of(self.value) + headers
+    }
+}
+
+/// What all views get of one event.
+#[derive(Clone, Copy)]
+pub struct Rewritten<'r> {
+    rewriter: &'r Rewriter,
+    record: RawRecord<'r>,
+}
+
+impl<'r> Rewritten<'r> {
+    pub(super) fn new(rewriter: &'r Rewriter, record: RawRecord<'r>) -> Self {
+        Rewritten { rewriter, record }
+    }
+
+    pub fn dispositions(&self) -> &'r [Disposition] {
+        &self.rewriter.dispositions
+    }
+
+    /// The records to publish to `view`: none, one, or a delete and its tombstone.
+    pub fn records(&self, view: usize) -> impl Iterator<Item = Sanitized<'r>> {
+        let rewriter = self.rewriter;
+        let key = match (self.record.key, rewriter.plan.views.get(view).map(|view| view.key)) {
+            (Some(_), Some(KeyRule::Fields | KeyRule::Tokenize)) => {
+                rewriter.keys.get(view).map(|track| track.out.as_slice())
+            }
+            _ => None,
+        };
+        let value = rewriter.values.get(view).map(|track| track.out.as_slice());
+        let of = |value| Sanitized {
+            key,
+            value,
+            label: &rewriter.plan.label,
+            kept: rewriter.plan.views.get(view).map_or(&[], |view| view.headers.as_slice()),
+            record: self.record,
+        };
+        let (first, second) = match rewriter.dispositions.get(view) {
+            Some(Disposition::Publish | Disposition::Delete) => (Some(of(value)), None),
+            Some(Disposition::Leave) => (Some(of(value)), key.map(|_| of(None))),
+            Some(Disposition::Tombstone) => (Some(of(None)), None),
+            Some(Disposition::Filtered(_)) | None => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}

@@ -1,0 +1,228 @@
+//! The embedded schema (Kafka Connect's JsonConverter): rewritten to what the payload of each view is.
+//!
+//! A topic's schema changes seldom, so its rewritten forms are kept.
+
+use serde_json::{Map, Value, json};
+
+use super::failure::{Failure, Reason, Stage};
+use super::walk::Side;
+use crate::event::debezium::{self, Part};
+use crate::json::{Bounds, Kind, Scanner};
+use crate::policy::{DEAD, Plan, State, StateId};
+
+/// How many different schemas are kept: the versions of a few tables.
+const KEPT: usize = 32;
+
+/// Schemas already rewritten, the one met last in front.
+#[derive(Default)]
+pub struct SchemaCache(Vec<Entry>);
+
+struct Entry {
+    side: Side,
+    raw: String,
+    views: Vec<String>,
+}
+
+impl SchemaCache {
+    /// Passes the schema that comes next, and gives each view's form of it.
+    pub fn views(
+        &mut self,
+        plan: &Plan,
+        side: Side,
+        scan: &mut Scanner<'_>,
+        depth: u32,
+    ) -> Result<&[String], Failure> {
+        // An object is whole at its last brace, so a known one that comes next is the one that stands there.
+        let rest = scan.rest();
+        let known =
+            self.0.iter().position(|entry| entry.side == side && rest.starts_with(&entry.raw));
+        match known {
+            Some(at) => {
+                if let Some(entry) = self.0.get(at) {
+                    scan.jump(scan.at() + entry.raw.len());
+                }
+                self.0.swap(0, at);
+            }
+            None => {
+                let raw = scan.value_within(depth)?.text();
+                let schema: Value = serde_json::from_str(raw).map_err(|_| unreadable())?;
+                let views = (0..plan.views.len())
+                    .map(|view| rewrite(plan, side, &schema, 1 << view).map(|view| view.to_string()))
+                    .collect::<Result<_, _>>()?;
+                self.0.truncate(KEPT - 1);
+                self.0.insert(0, Entry { side, raw: raw.to_owned(), views });
+            }
+        }
+        Ok(self.0.first().map(|entry| entry.views.as_slice()).unwrap_or_default())
+    }
+}
+
+fn unreadable() -> Failure {
+    Failure::new(Stage::Decode, Reason::Schema)
+}
+
+/// Whether a record key is `{"schema": ..., "payload": ...}` and nothing else.
+pub fn is_wrapped(key: &str, bounds: Bounds) -> bool {
+    let mut scan = Scanner::new(key, bounds);
+    let mut names = [None; 2];
+    for (at, slot) in names.iter_mut().enumerate() {
+        if scan.expect(if at == 0 { b'{' } else { b',' }).is_err() {
+            return false;
+        }
+        let Ok((name, _)) = scan.name() else { return false };
+        if scan.expect(b':').is_err() || scan.value_within(1).is_err() {
+            return false;
+        }
+        *slot = Some(name);
+    }
+    scan.accept(b'}')
+        && matches!(names, [Some("schema"), Some("payload")] | [Some("payload"), Some("schema")])
+}
+
+fn rewrite(plan: &Plan, side: Side, schema: &Value, bit: u64) -> Result<Value, Failure> {
+    let rewriter = Rewriter { plan, side, bit };
+    match side {
+        Side::Key => rewriter.inside(schema, plan.row).ok_or_else(unreadable),
+        Side::Value => rewriter.envelope(schema).ok_or_else(unreadable),
+    }
+}
+
+struct Rewriter<'p> {
+    plan: &'p Plan,
+    side: Side,
+    bit: u64,
+}
+
+impl Rewriter<'_> {
+    fn envelope(&self, schema: &Value) -> Option<Value> {
+        structure(schema, |name, field| {
+            let (_, part) = debezium::ENVELOPE.iter().find(|(known, _)| *known == name)?;
+            match part {
+                // MongoDB's images are strings, before and after.
+                Part::Before | Part::After if kind(field) == "string" => Some(scalar(field)),
+                Part::Before | Part::After => self.inside(field, self.plan.row),
+                Part::Source => listed(field, debezium::SOURCE),
+                Part::Transaction => listed(field, debezium::TRANSACTION),
+                Part::Operation | Part::Time => Some(scalar(field)),
+                Part::Schema | Part::Payload => None,
+            }
+        })
+    }
+
+    /// The schema of a value at `at`; none where the view gets no such field.
+    fn value(&self, schema: &Value, at: StateId) -> Option<Value> {
+        let state = self.plan.state(at);
+        let container = matches!(kind(schema), "struct" | "array" | "map");
+        let Some(leaf) = state.leaf.and_then(|leaf| self.plan.leaf(leaf)) else {
+            return if state.descends && container { self.inside(schema, at) } else { None };
+        };
+        let actions = match self.side {
+            Side::Value => &leaf.values,
+            Side::Key => &leaf.keys,
+        };
+        if container && self.descends(state, actions) {
+            return self.inside(schema, at);
+        }
+        if actions.drop & self.bit != 0 {
+            None
+        } else if actions.keep & self.bit != 0 {
+            Some(scalar(schema))
+        } else {
+            let optional = actions.null & self.bit != 0
+                || schema.get("optional").and_then(Value::as_bool).unwrap_or(false);
+            let kept = if actions.null & self.bit != 0 && !container { kind(schema) } else { "string" };
+            let mut new = json!({ "type": kept, "optional": optional });
+            if let (Some(new), Some(name)) = (new.as_object_mut(), schema.get("field")) {
+                new.insert("field".into(), name.clone());
+            }
+            Some(new)
+        }
+    }
+
+    /// As the walk decides it for an object or array.
+    fn descends(&self, state: &State, actions: &crate::policy::Actions) -> bool {
+        let takes = |kind| {
+            actions.apply.iter().any(|apply| self.bit & (1 << apply.view) != 0 && apply.takes.takes(kind))
+        };
+        state.inner
+            || actions.keep & self.bit != 0
+            || (state.loops && actions.applied & self.bit != 0 && !takes(Kind::Object))
+    }
+
+    /// The schema of an object or array of which only what is classified goes on.
+    fn inside(&self, schema: &Value, at: StateId) -> Option<Value> {
+        let state = self.plan.state(at);
+        // What no view element can be is said to be an optional string: the array is empty.
+        let never = || json!({ "type": "string", "optional": true });
+        match kind(schema) {
+            "struct" => structure(schema, |name, field| {
+                let edge = state.names.get(name).and_then(|edge| self.plan.edges.get(*edge as usize));
+                let to = edge.map(|edge| edge.to).or(state.other).unwrap_or(DEAD);
+                self.value(field, to)
+            }),
+            "array" => {
+                let mut new = frame(schema)?;
+                let items = schema.get("items")?;
+                let items = self.value(items, state.element.unwrap_or(DEAD)).unwrap_or_else(never);
+                new.insert("items".into(), items);
+                Some(Value::Object(new))
+            }
+            "map" => {
+                let mut new = frame(schema)?;
+                new.insert("keys".into(), json!({ "type": "string", "optional": false }));
+                let values = self.value(schema.get("values")?, state.other.unwrap_or(DEAD));
+                new.insert("values".into(), values.unwrap_or_else(never));
+                Some(Value::Object(new))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn kind(schema: &Value) -> &str {
+    schema.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What a schema says of itself beside its members.
+fn frame(schema: &Value) -> Option<Map<String, Value>> {
+    copied(schema, &["type", "optional", "name", "version", "field"])
+}
+
+fn copied(schema: &Value, names: &[&str]) -> Option<Map<String, Value>> {
+    let members = schema.as_object()?.iter();
+    Some(
+        members
+            .filter(|(name, _)| names.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    )
+}
+
+/// The schema of a value that goes on as it is.
+fn scalar(schema: &Value) -> Value {
+    let names = ["type", "optional", "name", "version", "field", "default", "parameters"];
+    Value::Object(copied(schema, &names).unwrap_or_default())
+}
+
+/// A struct with the fields that `keep` gives.
+fn structure(schema: &Value, keep: impl Fn(&str, &Value) -> Option<Value>) -> Option<Value> {
+    if kind(schema) != "struct" {
+        return None;
+    }
+    let mut new = frame(schema)?;
+    let fields = schema.get("fields")?.as_array()?;
+    let fields = fields
+        .iter()
+        .filter_map(|field| keep(field.get("field")?.as_str()?, field))
+        .collect();
+    new.insert("fields".into(), Value::Array(fields));
+    Some(Value::Object(new))
+}
+
+/// A struct with the listed scalars.
+fn listed(schema: &Value, names: &[&str]) -> Option<Value> {
+    structure(schema, |name, field| {
+        let plain = !matches!(kind(field), "struct" | "array" | "map");
+        (plain && names.contains(&name)).then(|| scalar(field))
+    })
+}

@@ -1,0 +1,466 @@
+//! The single pass over a row: each value meets its state once, for all views.
+
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHashSet;
+
+use super::failure::{Failure, Reason, Stage};
+use super::track::{Frame, Place};
+use crate::json::{Kind, Scanner, Value};
+use crate::operator::Scratch;
+use crate::policy::{Actions, DEAD, LeafId, Plan, State, StateId, Unclassified};
+
+/// How many different unclassified names a rewriter remembers, so that each is told once.
+const REMEMBERED: usize = 4096;
+const NO_EDGE: u32 = u32::MAX;
+
+/// Which of a leaf's actions count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Value,
+    /// The record key: only treatments that keep two keys apart.
+    Key,
+}
+
+/// Which row image is walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    Before,
+    After,
+}
+
+/// A field that `where` reads, as it was met.
+pub struct Captured {
+    pub image: Image,
+    pub capture: usize,
+    pub text: String,
+}
+
+/// What the walk remembers: across events its predictions and buffers, within one what it met.
+pub struct Walk<'p> {
+    pub plan: &'p Plan,
+    pub memory: &'p mut Memory,
+    pub side: Side,
+    pub image: Image,
+}
+
+#[derive(Default)]
+pub struct Memory {
+    pub scratch: Scratch,
+    /// The leaves met in this event.
+    pub journal: Vec<LeafId>,
+    pub captured: Vec<Captured>,
+    /// Unclassified values met in this event.
+    pub unclassified: u64,
+    /// Paths of unclassified fields that were never met before.
+    pub discovered: Vec<String>,
+    /// Hashes of the names in `discovered`, over the life of the rewriter.
+    remembered: FxHashSet<u64>,
+    /// The edge that followed an edge last time, and the first of each state: events of one table have
+    /// their columns in one order, so the guess is nearly always right.
+    follows: Vec<u32>,
+    firsts: Vec<u32>,
+}
+
+impl Memory {
+    pub fn new(plan: &Plan) -> Self {
+        Memory {
+            follows: vec![NO_EDGE; plan.edges.len()],
+            firsts: vec![NO_EDGE; plan.states()],
+            ..Memory::default()
+        }
+    }
+}
+
+impl<'p> Walk<'p> {
+    fn actions(&self, leaf: LeafId) -> &'p Actions {
+        static NONE: std::sync::LazyLock<Actions> = std::sync::LazyLock::new(Actions::default);
+        match (self.plan.leaf(leaf), self.side) {
+            (Some(leaf), Side::Value) => &leaf.values,
+            (Some(leaf), Side::Key) => &leaf.keys,
+            (None, _) => &NONE,
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        match self.side {
+            Side::Value => Stage::Transform,
+            Side::Key => Stage::Key,
+        }
+    }
+
+    /// Where `name` leads from `state`. `edge` is the last known name of this object.
+    #[inline]
+    fn find(&mut self, at: StateId, state: &State, name: &str, escaped: bool, edge: &mut u32) -> StateId {
+        if !escaped {
+            let guess = match *edge {
+                NO_EDGE => self.memory.firsts.get(at.0 as usize),
+                edge => self.memory.follows.get(edge as usize),
+            };
+            let guess = guess.copied().unwrap_or(NO_EDGE);
+            if let Some(found) = self.plan.edges.get(guess as usize) {
+                if *found.name == *name {
+                    *edge = guess;
+                    return found.to;
+                }
+            }
+        }
+        self.look_up(at, state, name, escaped, edge)
+    }
+
+    fn look_up(&mut self, at: StateId, state: &State, name: &str, escaped: bool, edge: &mut u32) -> StateId {
+        let text = if escaped {
+            Scanner::unescape(name, &mut self.memory.scratch.other);
+            self.memory.scratch.other.as_str()
+        } else {
+            name
+        };
+        let Some(found) = state.names.get(text).copied() else {
+            return state.other.unwrap_or(DEAD);
+        };
+        let slot = match *edge {
+            NO_EDGE => self.memory.firsts.get_mut(at.0 as usize),
+            edge => self.memory.follows.get_mut(edge as usize),
+        };
+        if let Some(slot) = slot {
+            *slot = found;
+        }
+        *edge = found;
+        self.plan.edges.get(found as usize).map_or(DEAD, |edge| edge.to)
+    }
+
+    /// The object that comes next, for the views of `mask`; `each` passes the value of every member.
+    /// Gives the views that got a member.
+    #[inline]
+    pub fn members(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        at: StateId,
+        mask: u64,
+        depth: u32,
+        mut each: impl FnMut(&mut Self, &mut Frame<'_, '_>, &Spot<'_>, &mut u64) -> Result<(), Failure>,
+    ) -> Result<u64, Failure> {
+        if depth >= frame.scan.bounds().depth {
+            return Err(Failure::new(Stage::Decode, Reason::TooDeep));
+        }
+        let state = self.plan.state(at);
+        frame.scan.expect(b'{')?;
+        let mut before = frame.scan.at();
+        let mut written = 0;
+        let mut edge = NO_EDGE;
+        if !frame.scan.accept(b'}') {
+            loop {
+                frame.scan.peek();
+                let place = Place { before, start: frame.scan.at() };
+                let (name, escaped) = frame.scan.name()?;
+                frame.scan.expect(b':')?;
+                let to = self.find(at, state, name, escaped, &mut edge);
+                let spot = Spot { at: to, parent: at, name: Some(name), mask, place, depth: depth + 1 };
+                each(self, frame, &spot, &mut written)?;
+                before = frame.scan.at();
+                if frame.scan.accept(b'}') {
+                    break;
+                }
+                frame.scan.expect(b',')?;
+            }
+        }
+        let bracket = frame.scan.at() - 1;
+        frame.close(mask, bracket);
+        Ok(written)
+    }
+
+    /// The object that comes next, as (part of) a row.
+    pub fn object(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        at: StateId,
+        mask: u64,
+        depth: u32,
+    ) -> Result<u64, Failure> {
+        self.members(frame, at, mask, depth, |walk, frame, spot, written| {
+            walk.value(frame, spot, written)
+        })
+    }
+
+    fn array(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        at: StateId,
+        mask: u64,
+        depth: u32,
+    ) -> Result<u64, Failure> {
+        if depth >= frame.scan.bounds().depth {
+            return Err(Failure::new(Stage::Decode, Reason::TooDeep));
+        }
+        let to = self.plan.state(at).element.unwrap_or(DEAD);
+        frame.scan.expect(b'[')?;
+        let mut before = frame.scan.at();
+        let mut written = 0;
+        if !frame.scan.accept(b']') {
+            loop {
+                frame.scan.peek();
+                let place = Place { before, start: frame.scan.at() };
+                let spot = Spot { at: to, parent: at, name: None, mask, place, depth: depth + 1 };
+                self.value(frame, &spot, &mut written)?;
+                before = frame.scan.at();
+                if frame.scan.accept(b']') {
+                    break;
+                }
+                frame.scan.expect(b',')?;
+            }
+        }
+        let bracket = frame.scan.at() - 1;
+        frame.close(mask, bracket);
+        Ok(written)
+    }
+
+    /// The value that comes next: of a member whose name has been passed, or an element.
+    #[inline]
+    fn value(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot<'_>,
+        written: &mut u64,
+    ) -> Result<(), Failure> {
+        let state = self.plan.state(spot.at);
+        let kind = frame.scan.kind()?;
+        let start = frame.scan.at();
+        match state.leaf {
+            Some(leaf) => {
+                self.memory.journal.push(leaf);
+                self.classified(frame, spot, state, leaf, kind, written)?;
+            }
+            None if state.descends && matches!(kind, Kind::Object | Kind::Array) => {
+                if state.named {
+                    frame.want(spot.mask, spot.place, written);
+                    self.inside(frame, spot, kind, spot.mask)?;
+                } else {
+                    self.passed_by(frame, spot, kind, written)?;
+                }
+            }
+            // The absence of an object is no secret.
+            None if state.descends && state.named && kind == Kind::Null => {
+                frame.want(spot.mask, spot.place, written);
+                frame.scan.pass(kind, spot.depth)?;
+            }
+            None => {
+                self.unclassified(spot)?;
+                frame.skip(spot.mask, spot.place);
+                frame.scan.pass(kind, spot.depth)?;
+            }
+        }
+        if let Some(capture) = state.capture {
+            let text = frame.scan.slice(start, frame.scan.at()).to_owned();
+            self.memory.captured.push(Captured { image: self.image, capture, text });
+        }
+        Ok(())
+    }
+
+    fn inside(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot<'_>,
+        kind: Kind,
+        mask: u64,
+    ) -> Result<u64, Failure> {
+        match kind {
+            Kind::Object => self.object(frame, spot.at, mask, spot.depth),
+            _ => self.array(frame, spot.at, mask, spot.depth),
+        }
+    }
+
+    /// An object or array that no path names, though a `**` may find something in it: where nothing goes on
+    /// from inside, the name does not either.
+    fn passed_by(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot<'_>,
+        kind: Kind,
+        written: &mut u64,
+    ) -> Result<(), Failure> {
+        let mark = frame.mark();
+        let had = *written;
+        frame.want(spot.mask, spot.place, written);
+        let inside = self.inside(frame, spot, kind, spot.mask)?;
+        let empty = spot.mask & !inside;
+        if empty != 0 {
+            self.unclassified(spot)?;
+            frame.rewind(&mark, empty);
+            frame.skip(empty, spot.place);
+            *written = *written & !empty | had & empty;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn classified(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot<'_>,
+        state: &'p State,
+        leaf: LeafId,
+        kind: Kind,
+        written: &mut u64,
+    ) -> Result<(), Failure> {
+        let actions = self.actions(leaf);
+        let mask = spot.mask;
+        if actions.refuse & mask != 0 {
+            return Err(self.fail(Reason::KeyField, state));
+        }
+        let container = matches!(kind, Kind::Object | Kind::Array);
+        if container && !(state.keeps_all && self.side == Side::Value) {
+            return self.container(frame, spot, state, actions, kind, written);
+        }
+        if actions.drop & mask != 0 {
+            frame.skip(actions.drop & mask, spot.place);
+        }
+        frame.want(mask & !actions.drop, spot.place, written);
+        let start = frame.scan.at();
+        frame.scan.pass(kind, spot.depth)?;
+        if (actions.applied | actions.null) & mask == 0 {
+            return Ok(());
+        }
+        let span = Span { kind, start, end: frame.scan.at() };
+        if kind == Kind::Null {
+            return self.apply(frame, state, actions, actions.nulls & mask, span);
+        }
+        if actions.null & mask != 0 {
+            frame.replace_all(actions.null & mask, start, span.end, b"null");
+        }
+        self.apply(frame, state, actions, actions.applied & mask, span)
+    }
+
+    /// An object or array where a class was declared.
+    fn container(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot<'_>,
+        state: &'p State,
+        actions: &Actions,
+        kind: Kind,
+        written: &mut u64,
+    ) -> Result<(), Failure> {
+        let mask = spot.mask;
+        // Treated whole: what an operator takes as a whole, unless other rules speak of what is inside.
+        let (mut whole, mut dropped, mut nulled) = (0, actions.drop & mask, actions.null & mask);
+        for apply in &actions.apply {
+            if apply.takes.takes(kind) {
+                whole |= mask & (1 << apply.view);
+            } else if !state.inner && !state.loops && mask & (1 << apply.view) != 0 {
+                return Err(self.fail(Reason::WrongType, state));
+            }
+        }
+        if state.inner {
+            (whole, dropped, nulled) = (0, 0, 0);
+        }
+        if dropped != 0 {
+            frame.skip(dropped, spot.place);
+        }
+        frame.want(mask & !dropped, spot.place, written);
+        let start = frame.scan.at();
+        let inside = mask & !(whole | dropped | nulled);
+        if inside != mask {
+            frame.scan.pass(kind, spot.depth)?;
+            let span = Span { kind, start, end: frame.scan.at() };
+            frame.replace_all(nulled, start, span.end, b"null");
+            self.apply(frame, state, actions, whole, span)?;
+            if inside == 0 {
+                return Ok(());
+            }
+            frame.scan.jump(start);
+        }
+        self.inside(frame, spot, kind, inside).map(drop)
+    }
+
+    /// Puts the treated value in its place, in the views of `mask`.
+    #[inline]
+    fn apply(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        state: &State,
+        actions: &Actions,
+        mask: u64,
+        span: Span,
+    ) -> Result<(), Failure> {
+        if mask == 0 {
+            return Ok(());
+        }
+        let Span { kind, start, end } = span;
+        let text = frame.scan.slice(start, end);
+        for apply in &actions.apply {
+            if mask & (1 << apply.view) == 0 {
+                continue;
+            }
+            // Under `nulls: treat`, an operator of text treats a null as it would an empty text.
+            let value = match (apply.takes.takes(kind), kind) {
+                (true, _) => Value::scanned(kind, text),
+                (false, Kind::Null) => Value::scanned(Kind::String, "\"\""),
+                (false, _) => return Err(self.fail(Reason::WrongType, state)),
+            };
+            let scratch = &mut self.memory.scratch;
+            frame
+                .replace(apply.view, start, end, |out| apply.operator.apply(&value, scratch, out))
+                .map_err(|refusal| self.fail(refusal.into(), state))?;
+        }
+        Ok(())
+    }
+
+    fn fail(&self, reason: Reason, state: &State) -> Failure {
+        Failure::new(self.stage(), reason).at(state.path.clone())
+    }
+
+    /// A value without a class: dropped, or the end of the record.
+    #[inline]
+    fn unclassified(&mut self, spot: &Spot<'_>) -> Result<(), Failure> {
+        self.memory.unclassified += 1;
+        let reason = match (self.side, self.plan.policy.unclassified) {
+            (Side::Key, _) => Reason::KeyField,
+            (Side::Value, Unclassified::Quarantine) => Reason::Unclassified,
+            (Side::Value, Unclassified::Drop) => {
+                self.discover(spot);
+                return Ok(());
+            }
+        };
+        Err(Failure::new(self.stage(), reason).at(self.unclassified_path(spot)))
+    }
+
+    /// Remembers a name that is met for the first time.
+    fn discover(&mut self, spot: &Spot<'_>) {
+        let mut hasher = rustc_hash::FxHasher::default();
+        (spot.parent, spot.name).hash(&mut hasher);
+        let remembered = &mut self.memory.remembered;
+        if remembered.len() < REMEMBERED && remembered.insert(hasher.finish()) {
+            let path = self.unclassified_path(spot);
+            self.memory.discovered.push(path);
+        }
+    }
+
+    /// A name that the policy does not know may be data: it stands as a keyed digest.
+    fn unclassified_path(&self, spot: &Spot<'_>) -> String {
+        let parent = &self.plan.state(spot.parent).path;
+        let Some(name) = spot.name else { return format!("{parent}[]") };
+        let digest = self.plan.digester.digest(name.as_bytes());
+        let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let dot = if parent.is_empty() { "" } else { "." };
+        format!("{parent}{dot}<unclassified:{digest}>")
+    }
+}
+
+/// A place in the row that the walk has come to.
+pub struct Spot<'n> {
+    pub at: StateId,
+    parent: StateId,
+    /// The member's name, raw; none for an element.
+    name: Option<&'n str>,
+    pub mask: u64,
+    pub place: Place,
+    pub depth: u32,
+}
+
+/// A value that has been passed.
+#[derive(Clone, Copy)]
+struct Span {
+    kind: Kind,
+    start: usize,
+    end: usize,
+}

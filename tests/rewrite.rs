@@ -1,0 +1,249 @@
+//! What a view gets of an event, through the same engine as the worker's.
+
+mod support;
+
+use support::engine::{engine, one_view};
+use veilstream::rewrite::{Disposition, Reason};
+
+const SIMPLE: &str = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+subject: id
+fields:
+  id: identifier
+  name: name
+  email: email
+  'contacts[].phone': phone
+  address.city: city
+  plan: public
+  'tags[]': public
+  'labels.*': public
+  '**.secret': secret
+views:
+  v:
+    topic: out
+    key: drop
+    classes: { identifier: keep, name: redact, email: drop, phone: { truncate: 2 }, city: keep, public: keep, secret: 'null' }
+";
+
+fn view(policy: &str, event: &str) -> String {
+    one_view(policy, event)
+}
+
+#[test]
+fn untouched_values_come_out_byte_for_byte() {
+    let event = r#"{"id":12345678901234567890.1234567890123456789,"plan":"a\u0041\/"}"#;
+    assert_eq!(view(SIMPLE, event), event);
+}
+
+#[test]
+fn what_the_policy_does_not_name_is_dropped_wherever_it_stands() {
+    assert_eq!(
+        view(SIMPLE, r#"{ "x":1, "id":1 , "y":{"id":2},"plan":"p","z":[1]}"#).replace(' ', ""),
+        r#"{"id":1,"plan":"p"}"#
+    );
+    assert_eq!(view(SIMPLE, r#"{"x":1}"#), "{}");
+    assert_eq!(view(SIMPLE, r#"{"address":{"street":"s","city":"c","zip":1}}"#), r#"{"address":{"city":"c"}}"#);
+}
+
+#[test]
+fn a_scalar_where_an_object_was_expected_is_dropped() {
+    assert_eq!(view(SIMPLE, r#"{"address":"12 Main St","contacts":"+1","plan":"p"}"#), r#"{"plan":"p"}"#);
+    assert_eq!(view(SIMPLE, r#"{"contacts":{"phone":"+1"},"plan":"p"}"#), r#"{"contacts":{},"plan":"p"}"#);
+    assert_eq!(view(SIMPLE, r#"{"contacts":["+1",{"phone":"+123"},3]}"#), r#"{"contacts":[{"phone":"+1"}]}"#);
+}
+
+#[test]
+fn keep_does_not_pass_an_object_that_grew_where_a_scalar_was() {
+    assert_eq!(view(SIMPLE, r#"{"plan":{"payer":"4111"}}"#), r#"{"plan":{}}"#);
+    assert_eq!(view(SIMPLE, r#"{"plan":[1,[2]],"tags":["a","b"]}"#), r#"{"plan":[],"tags":["a","b"]}"#);
+}
+
+#[test]
+fn an_object_where_text_was_expected_is_treated_whole_or_quarantined() {
+    assert_eq!(view(SIMPLE, r#"{"name":{"first":"A"}}"#), r#"{"name":"[REDACTED]"}"#);
+    let mut engine = engine(SIMPLE);
+    let failure = engine.fail(r#"{"contacts":[{"phone":{"n":1}}]}"#);
+    assert_eq!((failure.reason, failure.path.as_deref()), (Reason::WrongType, Some("contacts[].phone")));
+}
+
+#[test]
+fn names_match_unescaped_and_duplicates_are_each_treated() {
+    assert_eq!(view(SIMPLE, r#"{"n\u0061me":"A","name":"B"}"#), r#"{"n\u0061me":"[REDACTED]","name":"[REDACTED]"}"#);
+    assert_eq!(view(SIMPLE, r#"{"e\u006dail":"a@b","plan":1}"#), r#"{"plan":1}"#);
+}
+
+#[test]
+fn wildcards_match_any_name_and_any_depth() {
+    assert_eq!(view(SIMPLE, r#"{"labels":{"a":1,"b":{"c":2}}}"#), r#"{"labels":{"a":1,"b":{}}}"#);
+    let deep = r#"{"secret":1,"a":{"secret":2},"b":[[{"c":{"secret":3}}]]}"#;
+    assert_eq!(view(SIMPLE, deep), r#"{"secret":null,"a":{"secret":null},"b":[[{"c":{"secret":null}}]]}"#);
+}
+
+#[test]
+fn nulls_stay_null_and_dropped_nulls_go() {
+    assert_eq!(
+        view(SIMPLE, r#"{"id":null,"name":null,"email":null,"address":null,"x":null}"#),
+        r#"{"id":null,"name":null,"address":null}"#
+    );
+}
+
+#[test]
+fn nulls_are_treated_where_the_view_says_so() {
+    let policy = SIMPLE.replace("    key: drop", "    key: drop\n    nulls: treat");
+    assert_eq!(view(&policy, r#"{"id":null,"name":null}"#), r#"{"id":null,"name":"[REDACTED]"}"#);
+}
+
+#[test]
+fn white_space_and_order_do_not_confuse_the_commas() {
+    for (event, out) in [
+        ("{ \"email\" : 1 , \"id\" : 2 }", "{\"id\" : 2 }"),
+        ("{ \"id\" : 2 , \"email\" : 1 }", "{ \"id\" : 2}"),
+        ("{\"email\":1,\"id\":2,\"email\":1,\"plan\":3,\"email\":1}", "{\"id\":2,\"plan\":3}"),
+        ("\n{}\t", "\n{}\t"),
+        ("{\"contacts\":[ ]}", "{\"contacts\":[ ]}"),
+    ] {
+        assert_eq!(view(SIMPLE, event).trim(), out.trim(), "{event}");
+    }
+}
+
+#[test]
+fn what_is_no_object_is_refused_with_its_reason() {
+    let mut engine = engine(SIMPLE);
+    for (event, reason) in [
+        ("[1]", Reason::NotAnObject),
+        ("3", Reason::NotAnObject),
+        ("", Reason::InvalidJson),
+        ("{", Reason::InvalidJson),
+        ("{}{}", Reason::InvalidJson),
+        ("{\"id\":01}", Reason::InvalidJson),
+    ] {
+        assert_eq!(engine.fail(event).reason, reason, "{event}");
+    }
+    assert_eq!(engine.fail_bytes(b"{\"id\":\"\xff\"}").reason, Reason::InvalidUtf8);
+    let deep = format!("{{\"secret\":{}1{}}}", "[".repeat(500), "]".repeat(500));
+    assert_eq!(engine.fail(&deep).reason, Reason::TooDeep);
+}
+
+#[test]
+fn a_strict_policy_quarantines_what_it_does_not_name_and_says_no_name() {
+    let mut engine = engine(&SIMPLE.replace("fields:\n  id", "unclassified: quarantine\nfields:\n  id"));
+    let failure = engine.fail(r#"{"address":{"ann@example.com":1}}"#);
+    assert_eq!(failure.reason, Reason::Unclassified);
+    let path = failure.path.unwrap();
+    assert!(path.starts_with("address.<unclassified:"), "{path}");
+    assert!(!path.contains("ann"), "{path}");
+}
+
+#[test]
+fn a_catch_all_gives_way_to_more_specific_paths() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+fields: { '**': other, 'a.b': public, 'a.c.**': public, 'd': secret, 'd.e': public }
+views: { v: { topic: out, key: drop, classes: { other: redact, public: keep, secret: redact } } }
+";
+    assert_eq!(
+        view(policy, r#"{"x":{"y":1},"a":{"b":1,"z":2,"c":{"k":[1,{"m":2}]}},"d":{"e":1,"f":2}}"#),
+        r#"{"x":"[REDACTED]","a":{"b":1,"z":"[REDACTED]","c":{"k":[1,{"m":2}]}},"d":{"e":1,"f":"[REDACTED]"}}"#
+    );
+}
+
+#[test]
+fn views_differ_and_exceptions_win() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+fields: { a: x, b: x, c: y }
+views:
+  one: { topic: o1, key: drop, classes: { x: keep, y: drop } }
+  two: { topic: o2, key: drop, classes: { x: drop, y: redact }, fields: { b: keep } }
+  three: { topic: o3, key: drop, default: 'null' }
+";
+    let mut engine = engine(policy);
+    let out = engine.values(r#"{"a":1,"b":{"q":1},"c":3,"b":4}"#);
+    assert_eq!(out, [r#"{"a":1,"b":{},"b":4}"#, r#"{"b":{},"c":"[REDACTED]","b":4}"#, r#"{"a":null,"b":null,"c":null,"b":null}"#]);
+}
+
+#[test]
+fn keys_carry_the_pseudonym_of_the_value() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+subject: id
+fields: { id: identifier, region: public }
+views:
+  a: { topic: o1, classes: { identifier: tokenize, public: keep } }
+  b: { topic: o2, key: tokenize, classes: { identifier: tokenize, public: keep } }
+  c: { topic: o3, key: drop, classes: { identifier: redact, public: keep } }
+";
+    let mut engine = engine(policy);
+    let out = engine.records(Some(br#"{"id":7,"region":"eu"}"#), Some(br#"{"id":7}"#));
+    let key: serde_json::Value = serde_json::from_slice(out[0][0].0.as_ref().unwrap()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(out[0][0].1.as_ref().unwrap()).unwrap();
+    assert_eq!(key["id"], value["id"]);
+    assert_eq!(key["region"], "eu");
+    assert_eq!(out[1][0].0.as_ref().unwrap().len(), 43);
+    assert_eq!(out[2][0].0, None);
+}
+
+#[test]
+fn a_key_that_could_merge_two_subjects_or_leak_is_refused() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+fields: { id: identifier, email: email }
+views: { a: { topic: o1, classes: { identifier: tokenize, email: encrypt } } }
+";
+    let mut engine = engine(policy);
+    for (key, reason) in [
+        (&br#"{"email":"a@b.c"}"#[..], Reason::KeyField),
+        (br#"{"id":1,"tenant":2}"#, Reason::KeyField),
+        (br#""ann@example.com""#, Reason::KeyShape),
+        (b"ann", Reason::KeyShape),
+        (b"\xff", Reason::KeyShape),
+        (br#"{"id":1"#, Reason::InvalidJson),
+    ] {
+        assert_eq!(engine.fail_record(Some(key), Some(b"{}")).reason, reason);
+    }
+}
+
+#[test]
+fn a_tombstone_passes_as_a_tombstone() {
+    let policy = SIMPLE.replace("key: drop", "key: fields");
+    let out = engine(&policy).records(Some(br#"{"id":1}"#), None);
+    assert_eq!(out, [[(Some(br#"{"id":1}"#.to_vec()), None)]]);
+}
+
+#[test]
+fn a_row_that_no_longer_matches_leaves_the_view() {
+    let policy = SIMPLE.replace("key: drop", "where: row.plan == 'a'");
+    let mut engine = engine(&policy);
+    let key = Some(&br#"{"id":1}"#[..]);
+    assert_eq!(engine.dispositions(key, Some(br#"{"plan":"a"}"#)), [Disposition::Publish]);
+    assert_eq!(engine.dispositions(key, Some(br#"{"plan":"b"}"#)), [Disposition::Tombstone]);
+    assert_eq!(engine.dispositions(key, Some(br#"{}"#)), [Disposition::Tombstone]);
+    assert_eq!(
+        engine.dispositions(key, Some(br#"{"plan":"b","plan":"a"}"#)),
+        [Disposition::Tombstone],
+        "a field that stands twice could be read either way"
+    );
+    assert!(matches!(engine.dispositions(None, Some(br#"{"plan":"b"}"#))[..], [Disposition::Filtered(_)]));
+}
+
+#[test]
+fn headers_are_dropped_but_for_those_named() {
+    let policy = SIMPLE.replace("key: drop", "key: drop\n    headers: [traceparent]");
+    let headers = engine(&policy).headers(
+        br#"{"id":1}"#,
+        &[("traceparent", Some(&b"00-1"[..])), ("user", Some(b"ann")), ("veilstream-policy", Some(b"forged"))],
+    );
+    assert_eq!(headers.len(), 2);
+    assert!(headers[0].0 == "veilstream-policy" && headers[0].1.starts_with("p@1#"));
+    assert_eq!(headers[1], ("traceparent".into(), "00-1".into()));
+}
