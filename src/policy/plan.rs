@@ -231,6 +231,14 @@ impl Plan {
         self.policy.fields.get(leaf.field).map(|field| field.path.to_string()).unwrap_or_default()
     }
 
+    /// The name of what `view` does with the field of a leaf.
+    pub fn operator_of(&self, leaf: &Leaf, view: usize) -> &'static str {
+        let field = self.policy.fields.get(leaf.field);
+        let chosen = field.zip(self.policy.views.get(view));
+        let chosen = chosen.and_then(|(field, view)| chosen_for(&self.policy, view, &field.path));
+        chosen.map_or("drop", |chosen| chosen.spec.name)
+    }
+
     fn view(&self, view: &View, keys: &dyn KeySource) -> Result<ViewPlan, KeyError> {
         let tokenizer = match view.key {
             KeyRule::Tokenize => {

@@ -103,16 +103,27 @@ impl Rewriter {
 
     /// Enters the event into the tally.
     pub(super) fn count(&mut self) {
+        self.counted(1);
+        self.tally.unclassified += self.memory.unclassified;
+    }
+
+    /// Takes it out again.
+    pub(super) fn uncount(&mut self) {
+        // Two's complement: adding this takes one away.
+        self.counted(u64::MAX);
+        self.tally.unclassified -= self.memory.unclassified;
+    }
+
+    fn counted(&mut self, by: u64) {
         let Rewriter { memory, tally, dispositions, .. } = self;
         if dispositions.iter().all(|disposition| *disposition == Disposition::Publish) {
-            tally.count_all(&memory.journal);
+            tally.count_all(&memory.journal, by);
         } else {
             for (view, disposition) in dispositions.iter().enumerate() {
                 if *disposition == Disposition::Publish {
-                    tally.count(view, &memory.journal);
+                    tally.count(view, &memory.journal, by);
                 }
             }
         }
-        tally.unclassified += memory.unclassified;
     }
 }

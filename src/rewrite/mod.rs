@@ -71,6 +71,11 @@ impl Rewriter {
         std::mem::replace(&mut self.tally, Tally::new(&self.plan))
     }
 
+    /// Takes the last event out of the tally: it was not published after all.
+    pub fn discount(&mut self) {
+        self.uncount();
+    }
+
     /// Paths of unclassified fields that were met for the first time since the last call.
     pub fn take_discovered(&mut self) -> Vec<String> {
         std::mem::take(&mut self.memory.discovered)

@@ -29,18 +29,18 @@ impl Tally {
     }
 
     #[inline]
-    pub(super) fn count_all(&mut self, journal: &[LeafId]) {
+    pub(super) fn count_all(&mut self, journal: &[LeafId], by: u64) {
         for leaf in journal {
             if let Some(count) = self.all.get_mut(leaf.0 as usize) {
-                *count += 1;
+                *count = count.wrapping_add(by);
             }
         }
     }
 
-    pub(super) fn count(&mut self, view: usize, journal: &[LeafId]) {
+    pub(super) fn count(&mut self, view: usize, journal: &[LeafId], by: u64) {
         for leaf in journal {
             if let Some(count) = self.some.get_mut(view * self.leaves + leaf.0 as usize) {
-                *count += 1;
+                *count = count.wrapping_add(by);
             }
         }
     }
@@ -49,18 +49,5 @@ impl Tally {
     pub fn fields(&self, view: usize, leaf: usize) -> u64 {
         let some = self.some.get(view * self.leaves + leaf).copied().unwrap_or(0);
         self.all.get(leaf).copied().unwrap_or(0) + some
-    }
-
-    /// Adds what another tally of the same plan counted.
-    pub fn add(&mut self, other: &Tally) {
-        let pairs = [
-            (&mut self.all, &other.all),
-            (&mut self.some, &other.some),
-            (&mut self.condition_errors, &other.condition_errors),
-        ];
-        for (into, from) in pairs {
-            into.iter_mut().zip(from).for_each(|(into, from)| *into += from);
-        }
-        self.unclassified += other.unclassified;
     }
 }

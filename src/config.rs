@@ -1,0 +1,316 @@
+//! `worker.yaml`: what a worker is told. Every field has a default but the addresses of what it works with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// A worker's configuration. `config/worker.yaml` shows all of it with its defaults.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A name that is stable over restarts, such as a StatefulSet's pod name: transactions of a killed
+    /// predecessor then end at once instead of after `kafka.transaction_timeout_ms`.
+    #[serde(default)]
+    pub name: Option<String>,
+    pub kafka: Kafka,
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Lanes: a consumer and a producer each. One per core by default.
+    #[serde(default)]
+    pub lanes: Option<usize>,
+    #[serde(default)]
+    pub batch: Batch,
+    /// Policy files; `*` matches many. Relative to this file.
+    pub policies: Vec<String>,
+    /// The keyset file. Relative to this file.
+    pub keys: PathBuf,
+    pub quarantine: Quarantine,
+    pub audit: Audit,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// How long a stop may take, in seconds.
+    #[serde(default = "default_deadline")]
+    pub shutdown_deadline_s: u64,
+    /// Where the file stood.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+fn default_deadline() -> u64 {
+    30
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port`, several separated by commas.
+    pub bootstrap: String,
+    /// The consumer group.
+    #[serde(default = "default_group")]
+    pub group: String,
+    #[serde(default)]
+    pub group_protocol: GroupProtocol,
+    /// After this long the broker aborts the transaction of a lane that was killed.
+    #[serde(default = "default_transaction_timeout")]
+    pub transaction_timeout_ms: u32,
+    #[serde(default)]
+    pub security: Option<Security>,
+    /// Any librdkafka setting, for both clients; then for one alone.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+    #[serde(default)]
+    pub consumer: BTreeMap<String, String>,
+    #[serde(default)]
+    pub producer: BTreeMap<String, String>,
+}
+
+fn default_group() -> String {
+    "veilstream".into()
+}
+
+fn default_transaction_timeout() -> u32 {
+    60_000
+}
+
+/// How members of the group share the partitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    /// `consumer` where the broker has it, else `classic`.
+    #[default]
+    Auto,
+    /// The classic protocol with the cooperative-sticky assignor.
+    Classic,
+    /// KIP-848, Kafka 4.0 and later.
+    Consumer,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// Sanitized records, quarantine, audit and offsets in one transaction.
+    #[default]
+    ExactlyOnce,
+    /// A crash may publish the last batch again.
+    AtLeastOnce,
+}
+
+/// TLS and SASL, in librdkafka's words.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Security {
+    /// plaintext, ssl, sasl_plaintext, sasl_ssl
+    pub protocol: String,
+    #[serde(default)]
+    pub sasl: Option<Sasl>,
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512
+    pub mechanism: String,
+    pub username: SecretText,
+    pub password: SecretText,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file of the certificate authorities; the system's by default.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    #[serde(default)]
+    pub key_password: Option<SecretText>,
+}
+
+/// A secret by reference: it never stands in the configuration itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum SecretText {
+    File(PathBuf),
+    Env(String),
+}
+
+impl SecretText {
+    /// The secret. The error names the reference only.
+    pub fn read(&self, folder: &Path) -> Result<crate::crypto::Secret<String>, ConfigError> {
+        let text = match self {
+            SecretText::File(path) => {
+                let path = folder.join(path);
+                std::fs::read_to_string(&path)
+                    .map_err(|error| ConfigError::Secret(format!("{}: {error}", path.display())))?
+            }
+            SecretText::Env(name) => std::env::var(name).map_err(|_| {
+                ConfigError::Secret(format!("the environment variable {name} is not set"))
+            })?,
+        };
+        Ok(crate::crypto::Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+/// The bounds of a batch, which is one transaction.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    pub records: usize,
+    pub bytes: usize,
+    pub time_ms: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch { records: 10_000, bytes: 8 << 20, time_ms: 100 }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantine {
+    pub topic: String,
+    #[serde(default)]
+    pub oversize: Oversize,
+}
+
+/// What happens to a record that is too large for the quarantine topic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Oversize {
+    /// Its coordinates and a keyed digest stand for it.
+    #[default]
+    Account,
+    /// The lane stops there.
+    Halt,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub topic: String,
+}
+
+/// Limits by name of the source topic or view; over all lanes of this worker.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub sources: BTreeMap<String, Limit>,
+    /// By `POLICY/VIEW`.
+    pub views: BTreeMap<String, Limit>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limit {
+    pub records_per_second: Option<NonZeroU32>,
+    pub bytes_per_second: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served: a loopback address.
+    pub listen: SocketAddr,
+    pub log_format: LogFormat,
+    /// A level or a filter such as `info,veilstream=debug`; `VEILSTREAM_LOG` overrides it.
+    pub log_level: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 9464));
+        Telemetry { listen, log_format: LogFormat::Text, log_level: "info".into() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{path}: {message}")]
+    Malformed { path: PathBuf, message: String },
+    #[error("{path}: `{field}`: {problem}")]
+    Invalid { path: PathBuf, field: &'static str, problem: String },
+    #[error("a secret cannot be read: {0}")]
+    Secret(String),
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.into(), error })?;
+        let mut config: Config = serde_saphyr::from_str(&text).map_err(|error| {
+            ConfigError::Malformed { path: path.into(), message: error.to_string() }
+        })?;
+        config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let invalid = |field, problem: &str| {
+            Err(ConfigError::Invalid { path: path.into(), field, problem: problem.into() })
+        };
+        let batch = config.batch;
+        if batch.records == 0 || batch.bytes == 0 || batch.time_ms == 0 {
+            return invalid("batch", "records, bytes and time_ms are at least 1");
+        }
+        if config.lanes == Some(0) {
+            return invalid("lanes", "at least 1");
+        }
+        if config.policies.is_empty() {
+            return invalid("policies", "at least one file");
+        }
+        if !config.telemetry.listen.ip().is_loopback() {
+            return invalid(
+                "telemetry.listen",
+                "a loopback address: what is served there has no TLS and asks for no token",
+            );
+        }
+        if config.quarantine.topic == config.audit.topic {
+            return invalid("audit.topic", "another topic than `quarantine.topic`");
+        }
+        let owned = ["transactional.id", "group.id", "enable.auto.commit", "isolation.level", "group.protocol"];
+        let settings = [&config.kafka.properties, &config.kafka.consumer, &config.kafka.producer];
+        if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(|name| owned.contains(&name.as_str())) {
+            let problem = format!("`{name}` is veilstream's own to set: delivery depends on it");
+            return invalid("kafka", &problem);
+        }
+        let secret = |name: &&String| name.contains("password") || name.ends_with("secret");
+        if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
+            let problem = format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
+            return invalid("kafka", &problem);
+        }
+        Ok(config)
+    }
+
+    /// The batch bounds, no larger than what a limit lets through in a second: so a lane never waits long
+    /// with records in hand.
+    pub fn effective_batch(&self) -> Batch {
+        let limits = self.limits.sources.values().chain(self.limits.views.values());
+        limits.fold(self.batch, |batch, limit| Batch {
+            records: limit.records_per_second.map_or(batch.records, |n| batch.records.min(n.get() as usize)),
+            bytes: limit.bytes_per_second.map_or(batch.bytes, |n| batch.bytes.min(n.get() as usize)),
+            ..batch
+        })
+    }
+
+    pub fn lanes(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.lanes.unwrap_or(cores)
+    }
+}

@@ -1,0 +1,240 @@
+//! Settings of the clients: what was measured to be quick, what delivery needs, what the user says.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
+
+use crate::config::{Config, ConfigError, GroupProtocol};
+
+/// What the clients tell beside records.
+#[derive(Default)]
+pub struct Connection {
+    all_down: AtomicBool,
+    lag: Mutex<BTreeMap<(String, i32), i64>>,
+    queued: AtomicI64,
+}
+
+impl Connection {
+    /// No broker can be reached.
+    pub fn is_down(&self) -> bool {
+        self.all_down.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn down(&self, down: bool) {
+        self.all_down.store(down, Ordering::Relaxed);
+    }
+
+    /// Records behind the end, by topic and partition, as of the last statistics.
+    pub fn lag(&self) -> BTreeMap<(String, i32), i64> {
+        self.lag.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Records that the producer holds.
+    pub fn queued(&self) -> i64 {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
+/// What librdkafka says of itself, into the log. It never quotes a record.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    use RDKafkaLogLevel::*;
+    match level {
+        Emerg | Alert | Critical | Error => tracing::error!(facility, "{message}"),
+        Warning => tracing::warn!(facility, "{message}"),
+        Notice | Info => tracing::info!(facility, "{message}"),
+        Debug => tracing::debug!(facility, "{message}"),
+    }
+}
+
+/// Takes lag and queue length out of librdkafka's statistics.
+pub(super) fn statistics(connection: &Connection, statistics: &Statistics) {
+    connection.queued.store(statistics.msg_cnt as i64, Ordering::Relaxed);
+    let mut lag = connection.lag.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    lag.clear();
+    for (name, topic) in &statistics.topics {
+        for (number, partition) in &topic.partitions {
+            if *number >= 0 && partition.consumer_lag >= 0 {
+                lag.insert((name.clone(), *number), partition.consumer_lag);
+            }
+        }
+    }
+    let up = statistics.brokers.values().any(|broker| broker.state == "UP");
+    if up {
+        connection.down(false);
+    }
+}
+
+/// The context of clients that only log.
+#[derive(Default, Clone)]
+pub(super) struct Logging;
+
+impl ClientContext for Logging {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, "{reason}");
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Logging {}
+
+/// Everything that is needed to make clients.
+#[derive(Clone)]
+pub struct ClientSettings {
+    common: ClientConfig,
+    consumer: BTreeMap<String, String>,
+    producer: BTreeMap<String, String>,
+    group: String,
+    protocol: GroupProtocol,
+    transaction_timeout_ms: u32,
+    pub connection: Arc<Connection>,
+}
+
+impl ClientSettings {
+    pub fn new(config: &Config) -> Result<ClientSettings, ConfigError> {
+        let kafka = &config.kafka;
+        let mut common = ClientConfig::new();
+        common
+            .set("bootstrap.servers", &kafka.bootstrap)
+            .set("client.id", config.name.as_deref().unwrap_or("veilstream"));
+        if let Some(security) = &kafka.security {
+            common.set("security.protocol", &security.protocol);
+            if let Some(sasl) = &security.sasl {
+                common
+                    .set("sasl.mechanism", &sasl.mechanism)
+                    .set("sasl.username", sasl.username.read(&config.folder)?.expose())
+                    .set("sasl.password", sasl.password.read(&config.folder)?.expose());
+            }
+            if let Some(tls) = &security.tls {
+                let files = [
+                    ("ssl.ca.location", &tls.ca),
+                    ("ssl.certificate.location", &tls.certificate),
+                    ("ssl.key.location", &tls.key),
+                ];
+                for (name, file) in files {
+                    if let Some(file) = file {
+                        common.set(name, config.folder.join(file).to_string_lossy());
+                    }
+                }
+                if let Some(password) = &tls.key_password {
+                    common.set("ssl.key.password", password.read(&config.folder)?.expose());
+                }
+            }
+        }
+        for (name, value) in &kafka.properties {
+            common.set(name, value);
+        }
+        Ok(ClientSettings {
+            common,
+            consumer: kafka.consumer.clone(),
+            producer: kafka.producer.clone(),
+            group: kafka.group.clone(),
+            protocol: kafka.group_protocol,
+            transaction_timeout_ms: kafka.transaction_timeout_ms,
+            connection: Arc::default(),
+        })
+    }
+
+    /// The same cluster for other clients, with a connection state of its own.
+    pub fn for_lane(&self) -> ClientSettings {
+        ClientSettings { connection: Arc::default(), ..self.clone() }
+    }
+
+    /// The same, with transactions that the broker ends sooner.
+    pub fn with_transaction_timeout_at_most(mut self, milliseconds: u32) -> ClientSettings {
+        self.transaction_timeout_ms = self.transaction_timeout_ms.min(milliseconds);
+        self
+    }
+
+    pub fn transaction_timeout_ms(&self) -> u32 {
+        self.transaction_timeout_ms
+    }
+
+    pub fn protocol(&self) -> GroupProtocol {
+        self.protocol
+    }
+
+    pub(super) fn common(&self) -> ClientConfig {
+        self.common.clone()
+    }
+
+    /// `protocol` is no longer `Auto`.
+    pub(super) fn consumer(&self, protocol: GroupProtocol) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "earliest")
+            .set("statistics.interval.ms", "5000")
+            // Measured: the default of 1000 ms costs more than half of the throughput.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("fetch.wait.max.ms", "20")
+            .set("queued.min.messages", "10000")
+            .set("queued.max.messages.kbytes", "32768");
+        match protocol {
+            GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+            _ => config
+                .set("group.protocol", "classic")
+                .set("partition.assignment.strategy", "cooperative-sticky"),
+        };
+        for (name, value) in &self.consumer {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// With `transactional_id` for exactly-once.
+    pub(super) fn producer(&self, transactional_id: Option<&str>) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("linger.ms", "0")
+            .set("batch.num.messages", "1000")
+            .set("queue.buffering.max.messages", "100000")
+            .set("statistics.interval.ms", "5000")
+            // As the Java client: consumers in any language agree where a key belongs.
+            .set("partitioner", "murmur2_random")
+            .set("enable.idempotence", "true")
+            .set("acks", "all");
+        if let Some(id) = transactional_id {
+            config
+                .set("transactional.id", id)
+                .set("transaction.timeout.ms", self.transaction_timeout_ms.to_string());
+        }
+        for (name, value) in &self.producer {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// Whether the user says how large a record may be.
+    pub fn has_record_limit(&self) -> bool {
+        self.producer.contains_key("message.max.bytes") || self.common.get("message.max.bytes").is_some()
+    }
+
+    /// The same, for a producer whose topics take records of `smallest` to `largest` bytes.
+    pub fn with_record_limits(mut self, smallest: usize, largest: usize) -> ClientSettings {
+        // A batch must fit the topic as a record must; a record larger than a batch goes alone.
+        self.producer.entry("batch.size".into()).or_insert(smallest.saturating_sub(BATCH_FRAME).to_string());
+        self.producer.entry("message.max.bytes".into()).or_insert(largest.to_string());
+        self
+    }
+
+    /// What the producer takes for the largest record, in bytes.
+    pub fn record_limit(&self) -> usize {
+        let text = self.producer.get("message.max.bytes").map(String::as_str);
+        let text = text.or_else(|| self.common.get("message.max.bytes"));
+        text.and_then(|text| text.parse().ok()).unwrap_or(1_000_000)
+    }
+}
+
+/// What a record batch takes beside its records (61 bytes), and each record beside its parts.
+pub const BATCH_FRAME: usize = 128;

@@ -1,0 +1,18 @@
+//! The only room that names rdkafka: where records come from, where they go, and the embedded broker.
+//!
+//! [`Sink`] takes nothing but [`crate::rewrite::Sanitized`] for a view, [`crate::quarantine::Sealed`] for quarantine
+//! and [`crate::audit::AuditRecord`] for the audit trail.
+
+mod admin;
+mod client;
+mod embedded;
+mod producer;
+mod reader;
+mod source;
+
+pub use admin::{Admin, TopicSpec};
+pub use client::{BATCH_FRAME, ClientSettings, Connection};
+pub use embedded::EmbeddedBroker;
+pub use producer::{Sink, SinkError};
+pub use reader::{OwnedRecord, Reader, Writer};
+pub use source::{Generation, Positions, Rebalanced, Source, SourceError, SourceRecord};

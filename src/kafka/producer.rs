@@ -1,0 +1,259 @@
+//! The producer of a lane: what it takes is sanitized, sealed or audit.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::statistics::Statistics;
+
+use super::client::{self, ClientSettings, Connection};
+use super::source::{Generation, Positions};
+use crate::audit::AuditRecord;
+use crate::quarantine::Sealed;
+use crate::rewrite::Sanitized;
+
+/// How long one call to the broker may take before it is tried again.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Why a batch could not be published.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The transaction was aborted; the same batch can be tried again with this sink.
+    #[error("the transaction was aborted: {0}")]
+    Aborted(KafkaError),
+    /// The sink is of no further use.
+    #[error("the producer failed: {0}")]
+    Failed(KafkaError),
+    #[error("the broker did not take the batch within {0:?}")]
+    TimedOut(Duration),
+}
+
+struct SinkContext {
+    connection: Arc<Connection>,
+    undelivered: AtomicBool,
+    error: Mutex<Option<KafkaError>>,
+}
+
+impl ClientContext for SinkContext {
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.connection.down(true);
+        }
+        tracing::warn!(%error, "{reason}");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        client::statistics(&self.connection, &statistics);
+    }
+}
+
+impl ProducerContext for SinkContext {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.undelivered.store(true, Ordering::Release);
+            let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+/// Publishes what a lane makes, in transactions where it is exactly-once.
+pub struct Sink {
+    producer: BaseProducer<SinkContext>,
+    transactional: bool,
+    open: bool,
+    /// How many partitions each topic has, for records without a key.
+    partitions: HashMap<String, i32>,
+    /// How long a batch may take to be published.
+    patience: Duration,
+}
+
+impl Sink {
+    /// With `transactional_id`, waits until the broker has ended what a predecessor of that name left open.
+    pub fn open(settings: &ClientSettings, transactional_id: Option<&str>, patience: Duration) -> Result<Sink, SinkError> {
+        let context = SinkContext {
+            connection: Arc::new(Connection::default()),
+            undelivered: AtomicBool::new(false),
+            error: Mutex::default(),
+        };
+        let config = settings.producer(transactional_id);
+        let producer: BaseProducer<SinkContext> =
+            config.create_with_context(context).map_err(SinkError::Failed)?;
+        let sink = Sink {
+            producer,
+            transactional: transactional_id.is_some(),
+            open: false,
+            partitions: HashMap::new(),
+            patience,
+        };
+        if sink.transactional {
+            sink.retried(|| sink.producer.init_transactions(CALL))?;
+        }
+        Ok(sink)
+    }
+
+    /// Begins a batch.
+    pub fn begin(&mut self) -> Result<(), SinkError> {
+        if self.transactional {
+            self.producer.begin_transaction().map_err(SinkError::Failed)?;
+        }
+        self.open = true;
+        Ok(())
+    }
+
+    /// Publishes a record to a view. `source_partition` orders records without a key.
+    pub fn publish(
+        &mut self,
+        topic: &str,
+        record: &Sanitized<'_>,
+        timestamp_ms: Option<i64>,
+        source_partition: i32,
+    ) -> Result<(), SinkError> {
+        let partition = match record.key() {
+            Some(_) => None,
+            None => Some(source_partition % self.partition_count(topic)?),
+        };
+        let headers = record.headers().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value })
+        });
+        self.send(topic, record.key(), record.value(), timestamp_ms, partition, headers)
+    }
+
+    pub fn quarantine(&mut self, topic: &str, sealed: &Sealed, timestamp_ms: Option<i64>) -> Result<(), SinkError> {
+        let headers = sealed.headers().iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
+        self.send(topic, None, Some(sealed.value()), timestamp_ms, None, headers)
+    }
+
+    pub fn audit(&mut self, topic: &str, record: &AuditRecord) -> Result<(), SinkError> {
+        self.send(topic, Some(record.key()), Some(record.json()), None, None, OwnedHeaders::new())
+    }
+
+    fn send(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp_ms: Option<i64>,
+        partition: Option<i32>,
+        headers: OwnedHeaders,
+    ) -> Result<(), SinkError> {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).headers(headers);
+        record.key = key;
+        record.payload = value;
+        record.partition = partition;
+        record.timestamp = timestamp_ms;
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let (error, back) = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            };
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                return Err(SinkError::Aborted(error));
+            }
+            if Instant::now() > deadline {
+                return Err(SinkError::TimedOut(self.patience));
+            }
+            record = back;
+            self.producer.poll(Duration::from_millis(5));
+        }
+    }
+
+    fn partition_count(&mut self, topic: &str) -> Result<i32, SinkError> {
+        if let Some(count) = self.partitions.get(topic) {
+            return Ok(*count);
+        }
+        let metadata =
+            self.producer.client().fetch_metadata(Some(topic), CALL).map_err(SinkError::Aborted)?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len()) as i32;
+        if count > 0 {
+            self.partitions.insert(topic.to_owned(), count);
+        }
+        Ok(count.max(1))
+    }
+
+    /// Ends the batch: all of it is published, with the positions, or none of it.
+    /// Without transactions it returns when all records are delivered; positions are the caller's to commit.
+    pub fn commit(&mut self, positions: &Positions, generation: Option<&Generation>) -> Result<(), SinkError> {
+        self.drain()?;
+        if !self.transactional {
+            self.open = false;
+            return Ok(());
+        }
+        if let (Some(generation), false) = (generation, positions.0.is_empty()) {
+            let list = positions.list().map_err(SinkError::Failed)?;
+            self.retried(|| self.producer.send_offsets_to_transaction(&list, &generation.0, CALL))?;
+        }
+        self.retried(|| self.producer.commit_transaction(CALL))?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Waits until every record is delivered. `flush` waits in slices of 100 ms; polling does not.
+    fn drain(&self) -> Result<(), SinkError> {
+        let deadline = Instant::now() + self.patience;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() > deadline {
+                return Err(SinkError::TimedOut(self.patience));
+            }
+            self.producer.poll(Duration::from_millis(1));
+        }
+        let context = self.producer.context();
+        if context.undelivered.swap(false, Ordering::AcqRel) {
+            let mut error = context.error.lock().unwrap_or_else(PoisonError::into_inner);
+            return Err(SinkError::Aborted(error.take().unwrap_or(KafkaError::Canceled)));
+        }
+        Ok(())
+    }
+
+    /// Takes back what the batch published so far.
+    pub fn abort(&mut self) -> Result<(), SinkError> {
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
+        if self.transactional {
+            self.retried(|| self.producer.abort_transaction(CALL))?;
+        } else {
+            self.producer.purge(rdkafka::producer::PurgeConfig::default().queue());
+            let _ = self.producer.flush(CALL);
+        }
+        self.producer.context().undelivered.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Calls the broker again while it says that it may help.
+    fn retried(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), SinkError> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let error = match call() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match &error {
+                KafkaError::Transaction(cause) if cause.is_retriable() => {}
+                KafkaError::Transaction(cause) if cause.txn_requires_abort() => {
+                    return Err(SinkError::Aborted(error));
+                }
+                _ => return Err(SinkError::Failed(error)),
+            }
+            if Instant::now() > deadline {
+                return Err(SinkError::TimedOut(self.patience));
+            }
+            self.producer.poll(Duration::from_millis(100));
+        }
+    }
+}
+

@@ -1,0 +1,142 @@
+//! Reading a topic from end to end outside a group, and writing raw records: for `quarantine` and the demo.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{ClientSettings, Logging};
+
+const CALL: Duration = Duration::from_secs(10);
+
+/// A record of its own. It has no `Debug`: it may be customer data.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct OwnedRecord {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl OwnedRecord {
+    /// The header called `name`, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().find(|(known, _)| known == name);
+        header.and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok())
+    }
+}
+
+/// Reads committed records of one topic.
+pub struct Reader {
+    consumer: BaseConsumer<Logging>,
+    partitions: HashSet<i32>,
+    ended: HashSet<i32>,
+}
+
+impl Reader {
+    /// From the beginning of every partition.
+    pub fn open(settings: &ClientSettings, topic: &str) -> Result<Reader, KafkaError> {
+        let mut config = settings.common();
+        config
+            .set("group.id", "veilstream-reader")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "20");
+        let consumer: BaseConsumer<Logging> = config.create_with_context(Logging)?;
+        let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
+        let found = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
+        if found.is_empty() {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+        }
+        let partitions: HashSet<i32> = found.iter().map(|partition| partition.id()).collect();
+        let mut list = TopicPartitionList::new();
+        for partition in &partitions {
+            list.add_partition_offset(topic, *partition, Offset::Beginning)?;
+        }
+        consumer.assign(&list)?;
+        Ok(Reader { consumer, partitions, ended: HashSet::new() })
+    }
+
+    /// The next record, waiting at the end of the topic for at most `timeout`.
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>, KafkaError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
+                None => return Ok(None),
+                Some(Ok(message)) => {
+                    let headers = message.headers().into_iter().flat_map(|all| all.iter());
+                    let headers = headers
+                        .map(|one| (one.key.to_owned(), one.value.map(<[u8]>::to_vec)))
+                        .collect();
+                    self.ended.remove(&message.partition());
+                    return Ok(Some(OwnedRecord {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp_ms: message.timestamp().to_millis(),
+                        key: message.key().map(<[u8]>::to_vec),
+                        value: message.payload().map(<[u8]>::to_vec),
+                        headers,
+                    }));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.ended.insert(partition);
+                }
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// All records up to the end of every partition as it is met.
+    pub fn to_end(&mut self, mut each: impl FnMut(OwnedRecord)) -> Result<(), KafkaError> {
+        while self.ended.len() < self.partitions.len() {
+            if let Some(record) = self.next(Duration::from_millis(100))? {
+                each(record);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes raw records to a source topic: a replay out of quarantine, the demo's traffic.
+pub struct Writer(BaseProducer<rdkafka::producer::DefaultProducerContext>);
+
+impl Writer {
+    pub fn open(settings: &ClientSettings) -> Result<Writer, KafkaError> {
+        settings.producer(None).create().map(Writer)
+    }
+
+    pub fn write(&self, topic: &str, record: &OwnedRecord) -> Result<(), KafkaError> {
+        let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        });
+        let mut message: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).headers(headers);
+        message.key = record.key.as_deref();
+        message.payload = record.value.as_deref();
+        message.timestamp = record.timestamp_ms;
+        loop {
+            match self.0.send(message) {
+                Ok(()) => {
+                    self.0.poll(Duration::ZERO);
+                    return Ok(());
+                }
+                Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                    message = back;
+                    self.0.poll(Duration::from_millis(10));
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until all is delivered.
+    pub fn flush(&self) -> Result<(), KafkaError> {
+        self.0.flush(CALL)
+    }
+}

@@ -1,0 +1,215 @@
+//! The consumer of a lane.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::statistics::Statistics;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::client::{self, ClientSettings, Connection};
+use crate::config::GroupProtocol;
+
+/// A partition came or went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rebalanced {
+    Assigned(Vec<(String, i32)>),
+    Revoked(Vec<(String, i32)>),
+}
+
+/// Why a source cannot go on; the lane starts anew.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("the consumer failed: {0}")]
+    Kafka(#[from] KafkaError),
+    #[error("the broker does not have the consumer group protocol of KIP-848")]
+    NoConsumerProtocol,
+}
+
+struct SourceContext {
+    connection: Arc<Connection>,
+    changes: Mutex<Vec<Rebalanced>>,
+    changed: AtomicBool,
+}
+
+impl ClientContext for SourceContext {
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.connection.down(true);
+        }
+        tracing::warn!(%error, "{reason}");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        client::statistics(&self.connection, &statistics);
+    }
+}
+
+impl ConsumerContext for SourceContext {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let of = |list: &TopicPartitionList| {
+            let elements = list.elements();
+            elements.iter().map(|one| (one.topic().to_owned(), one.partition())).collect()
+        };
+        let change = match rebalance {
+            Rebalance::Assign(list) => Rebalanced::Assigned(of(list)),
+            Rebalance::Revoke(list) => Rebalanced::Revoked(of(list)),
+            Rebalance::Error(error) => {
+                tracing::warn!(%error, "rebalance failed");
+                return;
+            }
+        };
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        self.changed.store(true, Ordering::Release);
+    }
+}
+
+/// A record as it was polled; it borrows librdkafka's memory.
+pub struct SourceRecord<'s>(BorrowedMessage<'s>);
+
+impl SourceRecord<'_> {
+    pub fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.0.timestamp().to_millis()
+    }
+
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    pub fn value(&self) -> Option<&[u8]> {
+        self.0.payload()
+    }
+
+    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        let headers = self.0.headers();
+        headers.into_iter().flat_map(|all| all.iter()).map(|one| (one.key, one.value))
+    }
+
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
+    }
+}
+
+/// The generation of the group in which records were polled: it fences a lane that lost its partitions
+/// (KIP-447).
+pub struct Generation(pub(super) ConsumerGroupMetadata);
+
+/// Where a batch ends: the next offset of each of its partitions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Positions(pub Vec<(String, i32, i64)>);
+
+impl Positions {
+    pub(super) fn list(&self) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, next) in &self.0 {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
+        }
+        Ok(list)
+    }
+}
+
+/// A member of the group.
+pub struct Source {
+    consumer: BaseConsumer<SourceContext>,
+}
+
+impl Source {
+    /// `protocol` says which one to speak; `Auto` is settled by the caller.
+    pub fn open(settings: &ClientSettings, protocol: GroupProtocol, topics: &[&str]) -> Result<Source, SourceError> {
+        let context = SourceContext {
+            connection: Arc::clone(&settings.connection),
+            changes: Mutex::default(),
+            changed: AtomicBool::new(false),
+        };
+        let consumer: BaseConsumer<SourceContext> =
+            settings.consumer(protocol).create_with_context(context)?;
+        consumer.subscribe(topics)?;
+        Ok(Source { consumer })
+    }
+
+    /// Subscribes to these topics and no others.
+    pub fn subscribe(&self, topics: &[&str]) -> Result<(), SourceError> {
+        Ok(self.consumer.subscribe(topics)?)
+    }
+
+    /// The next record, if one comes within `timeout`. Serves rebalances meanwhile.
+    pub fn poll(&self, timeout: Duration) -> Result<Option<SourceRecord<'_>>, SourceError> {
+        let error = match self.consumer.poll(timeout) {
+            None => return Ok(None),
+            Some(Ok(message)) => {
+                self.consumer.context().connection.down(false);
+                return Ok(Some(SourceRecord(message)));
+            }
+            Some(Err(error)) => error,
+        };
+        if let Some((code, reason)) = self.consumer.client().fatal_error() {
+            tracing::warn!(?code, "{reason}");
+            return Err(match code {
+                RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => {
+                    SourceError::NoConsumerProtocol
+                }
+                _ => SourceError::Kafka(error),
+            });
+        }
+        match error.rdkafka_error_code() {
+            // librdkafka goes on by itself.
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.consumer.context().connection.down(true);
+                Ok(None)
+            }
+            Some(
+                RDKafkaErrorCode::PartitionEOF
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic,
+            ) => {
+                tracing::debug!(%error, "poll");
+                Ok(None)
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    /// What came and went since the last call, in order.
+    pub fn rebalances(&self) -> Vec<Rebalanced> {
+        let context = self.consumer.context();
+        if !context.changed.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *context.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The generation now.
+    pub fn generation(&self) -> Option<Generation> {
+        self.consumer.group_metadata().map(Generation)
+    }
+
+    /// Commits without a transaction, for at-least-once.
+    pub fn commit(&self, positions: &Positions) -> Result<(), SourceError> {
+        Ok(self.consumer.commit(&positions.list()?, CommitMode::Sync)?)
+    }
+}

@@ -1,0 +1,141 @@
+//! The metrics, with their names, units and bounded labels.
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Every metric of a worker. Base units; `_total` counts since the start.
+pub struct Metrics {
+    registry: Registry,
+    pub consumed_records: IntCounterVec,
+    pub consumed_bytes: IntCounterVec,
+    pub view_records: IntCounterVec,
+    pub view_bytes: IntCounterVec,
+    pub quarantined: IntCounterVec,
+    pub fields: IntCounterVec,
+    pub unclassified: IntCounterVec,
+    pub unclassified_names: IntCounterVec,
+    pub condition_errors: IntCounterVec,
+    pub latency: HistogramVec,
+    pub stages: HistogramVec,
+    pub transactions: IntCounterVec,
+    pub lag: IntGaugeVec,
+    pub partitions: IntGaugeVec,
+    pub limit_waits: HistogramVec,
+    pub policy: IntGaugeVec,
+    pub reloads: IntCounterVec,
+    pub key_uses: IntCounterVec,
+    pub restarts: IntCounterVec,
+    pub ready: IntGaugeVec,
+}
+
+impl Metrics {
+    pub fn new() -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(format!("veilstream_{name}"), help), labels)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntGaugeVec::new(Opts::new(format!("veilstream_{name}"), help), labels)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let options = HistogramOpts::new(format!("veilstream_{name}"), help).buckets(buckets.to_vec());
+            let made = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let seconds = [
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+            60.0, 300.0, 3600.0,
+        ];
+        Ok(Metrics {
+            consumed_records: counter("consumed_records_total", "Raw records whose batch was committed", &["topic"])?,
+            consumed_bytes: counter("consumed_bytes_total", "Bytes of their keys and values", &["topic"])?,
+            view_records: counter(
+                "view_records_total",
+                "Events by view and what became of them: published, deleted, tombstone, filtered",
+                &["policy", "view", "outcome"],
+            )?,
+            view_bytes: counter("view_bytes_total", "Bytes published to a view", &["policy", "view"])?,
+            quarantined: counter(
+                "quarantined_records_total",
+                "Records in quarantine",
+                &["topic", "stage", "reason"],
+            )?,
+            fields: counter(
+                "fields_total",
+                "Fields published, by what was done with them",
+                &["policy", "view", "class", "operator"],
+            )?,
+            unclassified: counter(
+                "unclassified_fields_total",
+                "Values that the policy does not name, dropped",
+                &["policy"],
+            )?,
+            unclassified_names: counter(
+                "unclassified_names_total",
+                "Different unclassified names met, per lane and plan",
+                &["policy"],
+            )?,
+            condition_errors: counter(
+                "condition_errors_total",
+                "Times that `where` met a missing field or another type",
+                &["policy", "view"],
+            )?,
+            latency: histogram(
+                "latency_seconds",
+                "From a raw record's timestamp to the commit of what was made of it",
+                &["topic"],
+                &seconds,
+            )?,
+            stages: histogram(
+                "stage_seconds",
+                "Time of a batch in each stage: gather, transform, commit",
+                &["stage"],
+                &seconds,
+            )?,
+            transactions: counter(
+                "transactions_total",
+                "Batches by how they ended: committed, aborted",
+                &["outcome"],
+            )?,
+            lag: gauge("lag_records", "Records behind the end of a partition", &["topic", "partition"])?,
+            partitions: gauge("assigned_partitions", "Partitions that a lane works on", &["lane"])?,
+            limit_waits: histogram(
+                "rate_limit_wait_seconds",
+                "Waits for a rate limit",
+                &["limit"],
+                &seconds,
+            )?,
+            policy: gauge(
+                "policy_info",
+                "The policies in force; the value is 1",
+                &["policy", "version", "digest"],
+            )?,
+            reloads: counter("policy_reloads_total", "Reloads: applied, refused", &["outcome"])?,
+            key_uses: counter("key_uses_total", "Fields treated under a key", &["key", "version"])?,
+            restarts: counter("lane_restarts_total", "Times that a lane began anew after an error", &["lane"])?,
+            ready: gauge("lane_ready", "1 where the lane works or could", &["lane"])?,
+            registry,
+        })
+    }
+
+    /// The Prometheus text format.
+    pub fn text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// Says which policies are in force, and no others.
+    pub fn set_policies<'p>(&self, policies: impl Iterator<Item = &'p crate::policy::Policy>) {
+        self.policy.reset();
+        for policy in policies {
+            let digest = policy.digest.get(..16).unwrap_or_default();
+            let version = policy.version.to_string();
+            self.policy.with_label_values(&[policy.name.as_str(), &version, digest]).set(1);
+        }
+    }
+}

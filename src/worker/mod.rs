@@ -1,0 +1,11 @@
+//! The worker: lanes that poll, rewrite, publish and commit; limits, reload and stop around them.
+
+mod account;
+mod lane;
+mod limit;
+pub mod plans;
+mod run;
+mod watch;
+
+pub use lane::{Lane, LaneShared};
+pub use run::{RunError, Worker};

@@ -1,0 +1,188 @@
+//! The life of a worker: start, reload, stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::lane::{Lane, LaneError, LaneShared, Observer};
+use super::plans::{LoadError, Plans};
+use super::watch::Watch;
+use crate::audit::Change;
+use crate::config::{Config, ConfigError};
+use crate::kafka::{ClientSettings, Connection};
+use crate::telemetry::{self, Health, Metrics};
+
+/// How often the lag is brought up to date.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Why a worker did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("telemetry.listen {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+    #[error("a lane could not be started: {0}")]
+    Thread(std::io::Error),
+    #[error("a lane halted: {0}")]
+    Halted(LaneError),
+    #[error("{0} lanes did not stop within {1} s; what they had not committed will be read again")]
+    Deadline(usize, u64),
+}
+
+impl RunError {
+    /// Bad configuration, as against work that failed.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, RunError::Config(_) | RunError::Load(_) | RunError::Listen(..))
+    }
+}
+
+/// A worker at work.
+pub struct Worker {
+    shared: Arc<LaneShared>,
+    lanes: Vec<JoinHandle<Result<(), LaneError>>>,
+    connections: Vec<Arc<Connection>>,
+    /// Where telemetry is served.
+    pub address: SocketAddr,
+}
+
+impl Worker {
+    /// Loads everything and starts the lanes. Call it within a tokio runtime.
+    pub async fn start(config: Config, observer: Option<Box<dyn Observer>>) -> Result<Worker, RunError> {
+        let plans = Plans::load(&config)?;
+        let settings = ClientSettings::new(&config)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let health = Arc::new(Health::new(config.lanes()));
+        let listen = config.telemetry.listen;
+        let (address, serving) = telemetry::serve(listen, Arc::clone(&metrics), Arc::clone(&health))
+            .await
+            .map_err(|error| RunError::Listen(listen, error))?;
+        tokio::spawn(serving);
+        metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
+        for plan in plans.all() {
+            for warning in &plan.policy.warnings {
+                tracing::warn!("{warning}");
+            }
+        }
+        let policies = labels(&plans);
+        tracing::info!(?policies, lanes = config.lanes(), telemetry = %address, "starting");
+        let mut shared = LaneShared::new(config, plans, metrics, health);
+        shared.observer = observer;
+        shared.tell(Change::Started { policies });
+        let mut worker =
+            Worker { shared: Arc::new(shared), lanes: Vec::new(), connections: Vec::new(), address };
+        for number in 0..worker.shared.config.lanes() {
+            let lane = Lane::new(number, Arc::clone(&worker.shared), settings.clone());
+            worker.connections.push(lane.connection());
+            let thread = std::thread::Builder::new().name(format!("lane-{number}"));
+            worker.lanes.push(thread.spawn(move || lane.run()).map_err(RunError::Thread)?);
+        }
+        Ok(worker)
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Works until SIGTERM or SIGINT, reloading on SIGHUP and when a policy file changes.
+    pub async fn run(self) -> Result<(), RunError> {
+        let of = |kind| signal(kind).map_err(RunError::Signals);
+        let (mut term, mut int) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
+        let mut hangup = of(SignalKind::hangup())?;
+        let mut watch = Watch::new(&self.shared.plans().files);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hangup.recv() => {
+                    self.reload();
+                    watch = Watch::new(&self.shared.plans().files);
+                }
+                () = watch.changed() => self.reload(),
+                _ = tick.tick() => {
+                    self.show_lag();
+                    // A lane ends by itself only to halt.
+                    if self.lanes.iter().any(JoinHandle::is_finished) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.stop().await
+    }
+
+    /// Replaces all policies, or none.
+    fn reload(&self) {
+        let outcome = match Plans::load(&self.shared.config) {
+            Ok(plans) => {
+                let policies = labels(&plans);
+                if policies == labels(&self.shared.plans()) {
+                    tracing::info!("the policies are as they were");
+                    return;
+                }
+                self.shared.metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
+                tracing::info!(?policies, "policies replaced");
+                self.shared.replace(plans);
+                self.shared.tell(Change::PoliciesReplaced { policies });
+                "applied"
+            }
+            Err(error) => {
+                tracing::error!("the policies in force stay in force: {error}");
+                let errors = match &error {
+                    LoadError::Policies(all) => all.0.len(),
+                    _ => 1,
+                };
+                self.shared.tell(Change::PoliciesRefused { errors });
+                "refused"
+            }
+        };
+        self.shared.metrics.reloads.with_label_values(&[outcome]).inc();
+    }
+
+    /// Brings the lag metric up to date.
+    pub fn show_lag(&self) {
+        let lag = &self.shared.metrics.lag;
+        lag.reset();
+        for connection in &self.connections {
+            for ((topic, partition), records) in connection.lag() {
+                lag.with_label_values(&[topic.as_str(), &partition.to_string()]).set(records);
+            }
+        }
+    }
+
+    /// Ends the lanes after their batch, within the deadline.
+    pub async fn stop(mut self) -> Result<(), RunError> {
+        tracing::info!("stopping");
+        self.shared.stop();
+        let seconds = self.shared.config.shutdown_deadline_s;
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while self.lanes.iter().any(|lane| !lane.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let late = self.lanes.iter().filter(|lane| !lane.is_finished()).count();
+        if late > 0 {
+            return Err(RunError::Deadline(late, seconds));
+        }
+        for lane in self.lanes.drain(..) {
+            if let Ok(Err(error)) = lane.join() {
+                return Err(RunError::Halted(error));
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn labels(plans: &Plans) -> Vec<String> {
+    plans.all().map(|plan| plan.label.clone()).collect()
+}

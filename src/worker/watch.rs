@@ -1,0 +1,49 @@
+//! Tells when policy files change.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+/// Editors write a file in several steps: changes within this time are one.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Watches the folders of `files`: a ConfigMap or an editor replaces the file itself.
+pub struct Watch {
+    _watcher: Option<RecommendedWatcher>,
+    changes: mpsc::Receiver<()>,
+}
+
+impl Watch {
+    pub fn new(files: &[PathBuf]) -> Watch {
+        let (send, changes) = mpsc::channel(1);
+        let handler = move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                // One waiting change stands for all.
+                let _ = send.try_send(());
+            }
+        };
+        let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
+            let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+            for folder in folders {
+                let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                watcher.watch(folder, RecursiveMode::NonRecursive)?;
+            }
+            Ok(watcher)
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "policy files are not watched; SIGHUP reloads them");
+        }
+        Watch { _watcher: watcher.ok(), changes }
+    }
+
+    /// Waits for the next change to settle.
+    pub async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        while tokio::time::timeout(SETTLE, self.changes.recv()).await.is_ok_and(|change| change.is_some()) {}
+    }
+}
