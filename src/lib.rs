@@ -17,3 +17,4 @@ pub mod config;
 pub mod kafka;
 pub mod telemetry;
 pub mod worker;
+pub mod command;

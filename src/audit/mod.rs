@@ -129,6 +129,7 @@ enum Body<'a> {
     Change {
         change: &'a Change,
     },
+    Access(&'a Access),
 }
 
 /// Something about the worker that changed.
@@ -141,6 +142,16 @@ pub enum Change {
     PoliciesReplaced { policies: Vec<String> },
     /// New policies were refused; those in force stayed.
     PoliciesRefused { errors: usize },
+}
+
+/// Somebody opened what is sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Access {
+    pub actor: String,
+    pub what: String,
+    pub purpose: String,
+    /// Coordinates of what was opened.
+    pub records: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -214,6 +225,10 @@ impl Auditor {
 
     pub fn changed(&mut self, change: &Change) -> AuditRecord {
         self.write(Body::Change { change })
+    }
+
+    pub fn accessed(&mut self, access: &Access) -> AuditRecord {
+        self.write(Body::Access(access))
     }
 
     fn write(&mut self, body: Body<'_>) -> AuditRecord {

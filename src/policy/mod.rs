@@ -9,7 +9,6 @@ mod model;
 mod parse;
 mod path;
 mod plan;
-//mod table;
 
 pub use condition::{Condition, Verdict};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
@@ -20,4 +19,3 @@ pub use path::{Path, Segment};
 pub use plan::{
     Actions, Apply, DEAD, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId, ViewPlan,
 };
-//pub use table::{Table, table};

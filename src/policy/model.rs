@@ -103,6 +103,12 @@ impl View {
     pub fn class(&self, class: &str) -> Option<&Chosen> {
         self.classes.iter().find(|(name, _)| name == class).map(|(_, chosen)| chosen)
     }
+
+    /// What the view does with a field: by its exception, else by its class.
+    pub fn field(&self, field: &Field) -> Option<&Chosen> {
+        let exception = self.fields.iter().find(|(path, _)| *path == field.path);
+        exception.map(|(_, chosen)| chosen).or_else(|| self.class(&field.class))
+    }
 }
 
 /// One source and what its audiences get.

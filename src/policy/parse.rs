@@ -561,11 +561,7 @@ impl Parser<'_> {
 
 /// What `view` does with the field at `path`, a path of `fields`.
 pub(super) fn chosen_for<'p>(policy: &'p Policy, view: &'p View, path: &Path) -> Option<&'p Chosen> {
-    let exception = view.fields.iter().find(|(exception, _)| exception == path);
-    exception.map(|(_, chosen)| chosen).or_else(|| {
-        let field = policy.fields.iter().find(|field| field.path == *path)?;
-        view.class(&field.class)
-    })
+    policy.fields.iter().find(|field| field.path == *path).and_then(|field| view.field(field))
 }
 
 /// A node on one line, as YAML in flow style.

@@ -207,6 +207,13 @@ impl Plan {
         self.states.get(id.0 as usize).unwrap_or(&DEAD_STATE)
     }
 
+    /// Where the member called `name` leads from a state.
+    pub fn step(&self, from: StateId, name: &str) -> StateId {
+        let state = self.state(from);
+        let edge = state.names.get(name).and_then(|edge| self.edges.get(*edge as usize));
+        edge.map(|edge| edge.to).or(state.other).unwrap_or(DEAD)
+    }
+
     /// The leaf of a state's `leaf`.
     #[inline]
     pub fn leaf(&self, id: LeafId) -> Option<&Leaf> {

@@ -156,9 +156,7 @@ impl Rewriter<'_> {
         let never = || json!({ "type": "string", "optional": true });
         match kind(schema) {
             "struct" => structure(schema, |name, field| {
-                let edge = state.names.get(name).and_then(|edge| self.plan.edges.get(*edge as usize));
-                let to = edge.map(|edge| edge.to).or(state.other).unwrap_or(DEAD);
-                self.value(field, to)
+                self.value(field, self.plan.step(at, name))
             }),
             "array" => {
                 let mut new = frame(schema)?;

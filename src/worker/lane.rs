@@ -411,8 +411,11 @@ impl Lane {
         let plan = Arc::clone(rewriter.plan());
         let mut panicked = false;
         // A defect in the rewrite must not cost the partition: the record goes to quarantine.
-        let (working, whole) = (&mut *rewriter, &raw);
-        let rewritten = catch_unwind(AssertUnwindSafe(move || working.rewrite(whole)));
+        let work = AssertUnwindSafe((&mut *rewriter, &raw));
+        let rewritten = catch_unwind(move || {
+            let work = work;
+            work.0.0.rewrite(work.0.1)
+        });
         let rewritten = rewritten.unwrap_or_else(|_| {
             panicked = true;
             Err(Failure::new(Stage::Transform, Reason::Internal))

@@ -7,5 +7,5 @@ pub mod plans;
 mod run;
 mod watch;
 
-pub use lane::{Lane, LaneShared};
+pub use lane::{Lane, LaneShared, Observer};
 pub use run::{RunError, Worker};

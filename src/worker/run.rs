@@ -35,6 +35,8 @@ pub enum RunError {
     Thread(std::io::Error),
     #[error("a lane halted: {0}")]
     Halted(LaneError),
+    #[error("a lane ended by a defect of veilstream: please report it")]
+    Defect,
     #[error("{0} lanes did not stop within {1} s; what they had not committed will be read again")]
     Deadline(usize, u64),
 }
@@ -174,8 +176,10 @@ impl Worker {
             return Err(RunError::Deadline(late, seconds));
         }
         for lane in self.lanes.drain(..) {
-            if let Ok(Err(error)) = lane.join() {
-                return Err(RunError::Halted(error));
+            match lane.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(RunError::Halted(error)),
+                Err(_) => return Err(RunError::Defect),
             }
         }
         tracing::info!("stopped");

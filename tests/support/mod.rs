@@ -1,1 +1,5 @@
+//! What several test binaries share.
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+pub mod broker;
 pub mod engine;

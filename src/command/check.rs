@@ -1,0 +1,215 @@
+//! `veilstream check`: every mistake of a policy, or what each audience gets of each field.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde_json::Value;
+
+use super::{Exit, OrUsage, events};
+use crate::keys::Keyset;
+use crate::policy::{DEAD, Diagnostics, Format, KeyRule, Plan, Policy, StateId};
+
+/// Validate policies, and show what each audience gets of each field
+#[derive(Args)]
+pub struct Check {
+    #[arg(required = true)]
+    policies: Vec<PathBuf>,
+    /// Events to compare with: says which paths match nothing there, and which fields no path names
+    #[arg(long)]
+    sample: Option<PathBuf>,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub fn run(self) -> Result<(), Exit> {
+        let mut wrong = Vec::new();
+        let mut policies = Vec::new();
+        for file in &self.policies {
+            match Policy::load(file) {
+                Ok(policy) => policies.push((file, policy)),
+                Err(diagnostics) => wrong.extend(diagnostics.0),
+            }
+        }
+        if !wrong.is_empty() {
+            if self.json {
+                println!("{:#}", serde_json::json!({ "valid": false, "diagnostics": wrong }));
+            } else {
+                eprintln!("{}", Diagnostics(wrong));
+            }
+            return Err(Exit::Refused);
+        }
+        let sample = self.sample.as_deref().map(events::read).transpose().or_usage()?;
+        let mut reports = Vec::new();
+        for (file, policy) in policies {
+            let policy = Arc::new(policy);
+            // Keys of no further use: the paths alone are compared.
+            let plan = Plan::compile(Arc::clone(&policy), &Keyset::generate()).or_usage()?;
+            let compared = sample.as_ref().map(|events| Comparison::of(&plan, events));
+            if self.json {
+                reports.push(json(&policy, compared.as_ref()));
+            } else {
+                print(file, &policy, compared.as_ref())?;
+            }
+        }
+        if self.json {
+            println!("{:#}", serde_json::json!({ "valid": true, "policies": reports }));
+        }
+        Ok(())
+    }
+}
+
+fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} is valid: policy {}", file.display(), policy.label())?;
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    let views = policy.views.iter().map(|view| view.name.clone());
+    table.set_header(["field".to_owned(), "class".to_owned()].into_iter().chain(views));
+    for field in &policy.fields {
+        let treated = policy.views.iter().map(|view| view.field(field).map_or("", |chosen| &chosen.text).to_owned());
+        table.add_row([field.path.to_string(), field.class.clone()].into_iter().chain(treated));
+    }
+    let of = |name: &str, of: &dyn Fn(&crate::policy::View) -> String| {
+        let cells = policy.views.iter().map(of);
+        [name.to_owned(), String::new()].into_iter().chain(cells).collect::<Vec<_>>()
+    };
+    table.add_row(of("(record key)", &|view| key_rule(view.key).to_owned()));
+    table.add_row(of("(topic)", &|view| view.topic.clone()));
+    if policy.views.iter().any(|view| view.condition.is_some()) {
+        table.add_row(of("(where)", &|view| {
+            view.condition.as_ref().map_or(String::new(), |condition| condition.text().to_owned())
+        }));
+    }
+    writeln!(out, "{table}")?;
+    for warning in &policy.warnings {
+        writeln!(out, "{warning}")?;
+    }
+    if let Some(compared) = compared {
+        writeln!(out, "sample: {} events, {} of them unreadable", compared.events, compared.unreadable)?;
+        for path in &compared.unmatched {
+            writeln!(out, "  matches nothing in the sample: {path}")?;
+        }
+        for (path, count) in &compared.unclassified {
+            writeln!(out, "  unclassified in the sample: {path} ({count} times)")?;
+        }
+        if compared.unmatched.is_empty() && compared.unclassified.is_empty() {
+            writeln!(out, "  every path matches, and every field is classified")?;
+        }
+    }
+    Ok(())
+}
+
+fn key_rule(rule: KeyRule) -> &'static str {
+    match rule {
+        KeyRule::Fields => "as its fields",
+        KeyRule::Tokenize => "tokenize",
+        KeyRule::Drop => "drop",
+    }
+}
+
+fn json(policy: &Policy, compared: Option<&Comparison>) -> Value {
+    let fields = policy.fields.iter().map(|field| {
+        let views = policy.views.iter();
+        let views: BTreeMap<&str, &str> = views
+            .filter_map(|view| Some((view.name.as_str(), view.field(field)?.text.as_str())))
+            .collect();
+        serde_json::json!({ "path": field.path.to_string(), "class": field.class, "views": views })
+    });
+    let mut report = serde_json::json!({
+        "policy": policy.name,
+        "version": policy.version,
+        "digest": policy.digest,
+        "fields": Value::from_iter(fields),
+        "warnings": policy.warnings,
+    });
+    if let (Some(compared), Some(report)) = (compared, report.as_object_mut()) {
+        report.insert("sample".into(), serde_json::json!({
+            "events": compared.events,
+            "unreadable": compared.unreadable,
+            "unmatched": compared.unmatched,
+            "unclassified": compared.unclassified,
+        }));
+    }
+    report
+}
+
+/// A policy beside real events.
+struct Comparison {
+    events: usize,
+    unreadable: usize,
+    unmatched: Vec<String>,
+    unclassified: BTreeMap<String, usize>,
+}
+
+impl Comparison {
+    fn of(plan: &Plan, events: &[String]) -> Comparison {
+        let mut met = BTreeSet::new();
+        let mut compared =
+            Comparison { events: events.len(), unreadable: 0, unmatched: Vec::new(), unclassified: BTreeMap::new() };
+        for event in events {
+            let rows = serde_json::from_str(event).map(|event| rows(plan.policy.format, event));
+            let rows = rows.unwrap_or_default();
+            compared.unreadable += usize::from(rows.is_empty());
+            for row in rows {
+                compared.walk(plan, plan.row, &row, "", &mut met);
+            }
+        }
+        let fields = plan.policy.fields.iter().enumerate();
+        let missed = fields.filter(|(number, _)| !met.contains(number));
+        compared.unmatched = missed.map(|(_, field)| field.path.to_string()).collect();
+        compared
+    }
+
+    fn walk(&mut self, plan: &Plan, at: StateId, value: &Value, path: &str, met: &mut BTreeSet<usize>) {
+        let state = plan.state(at);
+        let leaf = state.leaf.and_then(|leaf| plan.leaf(leaf));
+        if let Some(leaf) = leaf {
+            met.insert(leaf.field);
+        }
+        let inside = state.descends || at == plan.row || leaf.is_some_and(|leaf| leaf.values.keep != 0);
+        match value {
+            Value::Object(members) if inside => {
+                for (name, value) in members {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    let to = plan.step(at, name);
+                    self.walk(plan, to, value, &path, met);
+                }
+            }
+            Value::Array(items) if inside => {
+                let to = state.element.unwrap_or(DEAD);
+                items.iter().for_each(|value| self.walk(plan, to, value, &format!("{path}[]"), met));
+            }
+            _ if leaf.is_none() && !(value.is_null() && state.descends) => {
+                *self.unclassified.entry(path.to_owned()).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The row images of an event.
+fn rows(format: Format, event: Value) -> Vec<Value> {
+    let object = |value: Value| match value {
+        Value::Object(_) => Some(value),
+        // MongoDB's images.
+        Value::String(text) => serde_json::from_str(&text).ok().filter(Value::is_object),
+        _ => None,
+    };
+    match (format, event) {
+        (Format::Json, event) => object(event).into_iter().collect(),
+        (Format::Debezium, mut event) => {
+            let mut event = match event.get_mut("payload") {
+                Some(payload) => payload.take(),
+                None => event,
+            };
+            let images = ["before", "after"].map(|name| event.get_mut(name).map(Value::take));
+            images.into_iter().flatten().filter_map(object).collect()
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The command line: one file per subcommand, which wires rooms together and prints.
+//!
+//! Exit codes: 0 done, 1 the work failed, 2 bad usage or configuration.
+
+mod apply;
+mod check;
+mod demo;
+mod events;
+mod keys;
+mod operators;
+mod preview;
+mod quarantine;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sanitizes CRM change events on Kafka: one raw topic in, one policy-checked stream per audience out.
+#[derive(Parser)]
+#[command(name = "veilstream", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Run(run::Run),
+    Check(check::Check),
+    Preview(preview::Preview),
+    Apply(apply::Apply),
+    Operators(operators::Operators),
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    #[command(subcommand)]
+    Quarantine(quarantine::Quarantine),
+}
+
+/// How a command ended other than well.
+enum Exit {
+    /// Status 1.
+    Failed(anyhow::Error),
+    /// Status 2.
+    Usage(anyhow::Error),
+    /// Status 2; everything has been said.
+    Refused,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Exit {
+    fn from(error: E) -> Self {
+        Exit::Failed(error.into())
+    }
+}
+
+/// Marks an error as one of usage or configuration.
+trait OrUsage<T> {
+    fn or_usage(self) -> Result<T, Exit>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
+    fn or_usage(self) -> Result<T, Exit> {
+        self.map_err(|error| Exit::Usage(error.into()))
+    }
+}
+
+impl Cli {
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Demo(command) => command.run(),
+            Command::Run(command) => command.run(),
+            Command::Check(command) => command.run(),
+            Command::Preview(command) => command.run(),
+            Command::Apply(command) => command.run(),
+            Command::Operators(command) => command.run(),
+            Command::Keys(command) => command.run(),
+            Command::Quarantine(command) => command.run(),
+        };
+        let (error, code) = match done {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(Exit::Refused) => return ExitCode::from(2),
+            Err(Exit::Failed(error)) => (error, 1),
+            Err(Exit::Usage(error)) => (error, 2),
+        };
+        // A reader that has seen enough is no failure: `veilstream operators | head`.
+        let pipe = error.downcast_ref::<std::io::Error>();
+        if pipe.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("veilstream: {error:#}");
+        ExitCode::from(code)
+    }
+}
+
+/// A policy from its file; mistakes are printed, all of them.
+fn policy(file: &std::path::Path) -> Result<crate::policy::Policy, Exit> {
+    crate::policy::Policy::load(file).map_err(|diagnostics| {
+        eprintln!("{diagnostics}");
+        Exit::Refused
+    })
+}

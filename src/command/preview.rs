@@ -1,0 +1,124 @@
+//! `veilstream preview`: events before and after, side by side; nothing is published.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde_json::Value;
+
+use super::{Exit, OrUsage, events};
+use crate::keys::Keyset;
+use crate::policy::Plan;
+use crate::rewrite::{Disposition, RawRecord, Rewriter};
+
+/// Show what each view gets of the events of a file, side by side with what came in
+#[derive(Args)]
+pub struct Preview {
+    policy: PathBuf,
+    /// JSON lines, a JSON document, or an array of events
+    file: PathBuf,
+    /// A keyset; without one, keys are made up for this run and tokens differ from the worker's
+    #[arg(long)]
+    keys: Option<PathBuf>,
+}
+
+impl Preview {
+    pub fn run(self) -> Result<(), Exit> {
+        let policy = super::policy(&self.policy)?;
+        let events = events::read(&self.file).or_usage()?;
+        let keys = match &self.keys {
+            Some(file) => Keyset::load(file).or_usage()?,
+            None => Keyset::generate(),
+        };
+        let plan = Arc::new(Plan::compile(Arc::new(policy), &keys).or_usage()?);
+        let mut rewriter = Rewriter::new(Arc::clone(&plan));
+        let mut failed = 0;
+        for (number, event) in events.iter().enumerate() {
+            println!("event {}", number + 1);
+            let record = RawRecord { value: Some(event.as_bytes()), ..RawRecord::default() };
+            match rewriter.rewrite(&record) {
+                Ok(out) => {
+                    let columns: Vec<Column> = (0..plan.views.len())
+                        .map(|view| {
+                            let value = out.records(view).next().and_then(|record| record.value());
+                            let disposition = out.dispositions().get(view).copied();
+                            let name = plan.views.get(view).map_or("", |view| &view.name);
+                            Column::new(name, disposition, value)
+                        })
+                        .collect();
+                    println!("{}", side_by_side(event, &columns));
+                }
+                Err(failure) => {
+                    failed += 1;
+                    println!("  quarantined: {failure}");
+                }
+            }
+        }
+        match failed {
+            0 => Ok(()),
+            _ => Err(Exit::Failed(anyhow::anyhow!("{failed} of {} events would be quarantined", events.len()))),
+        }
+    }
+}
+
+/// What one view got.
+pub struct Column {
+    title: String,
+    value: Option<Value>,
+}
+
+impl Column {
+    pub fn new(view: &str, disposition: Option<Disposition>, value: Option<&[u8]>) -> Column {
+        let fate = match disposition {
+            Some(Disposition::Publish) => "",
+            Some(Disposition::Leave | Disposition::Delete) => " (as a delete)",
+            Some(Disposition::Tombstone) => " (a tombstone)",
+            Some(Disposition::Filtered(_)) | None => " (not published)",
+        };
+        let value = value.filter(|_| !matches!(disposition, Some(Disposition::Filtered(_))));
+        Column { title: format!("{view}{fate}"), value: value.and_then(|text| serde_json::from_slice(text).ok()) }
+    }
+}
+
+/// A row for each value of the event, a column for each view.
+pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    let titles = ["field", "in"].into_iter().chain(columns.iter().map(|column| column.title.as_str()));
+    table.set_header(titles.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    let raw: Value = serde_json::from_str(event).unwrap_or_default();
+    let mut rows = Vec::new();
+    flatten("", &raw, &mut rows);
+    for (pointer, text) in rows {
+        let mut cells = vec![Cell::new(pointer.trim_start_matches('/').replace('/', ".")), Cell::new(&text)];
+        for column in columns {
+            let value = column.value.as_ref().and_then(|value| value.pointer(&pointer));
+            cells.push(match value {
+                None => Cell::new("—").fg(Color::DarkGrey),
+                Some(value) if value.to_string() == text => Cell::new(text.as_str()).fg(Color::Green),
+                Some(value) => Cell::new(value.to_string()).fg(Color::Yellow),
+            });
+        }
+        table.add_row(cells);
+    }
+    table
+}
+
+/// The scalars of a document by their JSON pointer (RFC 6901).
+fn flatten(pointer: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, value) in members {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                flatten(&format!("{pointer}/{name}"), value, rows);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (at, value) in items.iter().enumerate() {
+                flatten(&format!("{pointer}/{at}"), value, rows);
+            }
+        }
+        scalar => rows.push((pointer.to_owned(), scalar.to_string())),
+    }
+}

@@ -1,0 +1,241 @@
+//! `veilstream quarantine`: what could not be sanitized: list it, look at one, send it through again.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand};
+
+use super::{Exit, OrUsage};
+use crate::audit::{Access, Auditor};
+use crate::config::Config;
+use crate::kafka::{ClientSettings, OwnedRecord, Positions, Reader, Sink, Writer};
+use crate::keys::Keyset;
+use crate::quarantine::{self, Coordinates, Opened};
+
+/// The header of a record that came back out of quarantine.
+const REPLAYED: &str = "veilstream-replayed";
+
+/// List, show and replay quarantined records
+#[derive(Subcommand)]
+pub enum Quarantine {
+    /// What is in quarantine, and why; nothing is opened
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// For scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Open one record; the access is entered into the audit trail first
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// TOPIC/PARTITION/OFFSET of the source, as `list` prints it
+        record: String,
+        /// Why it has to be seen; stands in the audit trail
+        #[arg(long)]
+        purpose: String,
+    },
+    /// Publish records to their source topic again, say after the policy was mended
+    Replay {
+        #[command(flatten)]
+        place: Place,
+        /// TOPIC/PARTITION/OFFSET of the source, as `list` prints it
+        #[arg(required_unless_present = "all")]
+        records: Vec<String>,
+        /// All that quarantine holds
+        #[arg(long, conflicts_with = "records")]
+        all: bool,
+        /// Why; stands in the audit trail
+        #[arg(long)]
+        purpose: String,
+    },
+}
+
+#[derive(Args)]
+pub struct Place {
+    /// The worker's configuration
+    #[arg(short, long, env = "VEILSTREAM_CONFIG")]
+    config: PathBuf,
+}
+
+/// A quarantined record with where it came from.
+struct Held {
+    from: Coordinates,
+    record: OwnedRecord,
+}
+
+impl Quarantine {
+    pub fn run(self) -> Result<(), Exit> {
+        match self {
+            Quarantine::List { place, json } => list(&Desk::open(&place)?, json),
+            Quarantine::Show { place, record, purpose } => show(&Desk::open(&place)?, &record, &purpose),
+            Quarantine::Replay { place, records, all, purpose } => {
+                replay(&Desk::open(&place)?, &records, all, &purpose)
+            }
+        }
+    }
+}
+
+/// What the three have in common.
+struct Desk {
+    config: Config,
+    settings: ClientSettings,
+}
+
+impl Desk {
+    fn open(place: &Place) -> Result<Desk, Exit> {
+        let config = Config::load(&place.config).or_usage()?;
+        let settings = ClientSettings::new(&config).or_usage()?;
+        Ok(Desk { config, settings })
+    }
+
+    /// All that is in quarantine, by where it came from: the latest of each.
+    fn held(&self) -> anyhow::Result<Vec<Held>> {
+        let topic = &self.config.quarantine.topic;
+        let mut held = BTreeMap::new();
+        let mut reader = Reader::open(&self.settings, topic).with_context(|| format!("topic {topic}"))?;
+        reader.to_end(|record| {
+            let number = |name| record.header(name).and_then(|text| text.parse().ok());
+            let topic = record.header(quarantine::TOPIC).map(str::to_owned);
+            let parts = (topic, number(quarantine::PARTITION), number(quarantine::OFFSET));
+            if let (Some(topic), Some(partition), Some(offset)) = parts {
+                let from = Coordinates { topic, partition: partition as i32, offset };
+                held.insert(from.clone(), Held { from, record });
+            }
+        })?;
+        Ok(held.into_values().collect())
+    }
+
+    fn open_record(&self, keys: &Keyset, held: &Held) -> anyhow::Result<Opened> {
+        let value = held.record.value.as_deref().filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| anyhow!("{}: too large to be held; its digest stands for it", held.from))?;
+        quarantine::open(keys, &held.from, value).with_context(|| held.from.to_string())
+    }
+
+    /// Durably, before anything is shown.
+    fn audit(&self, what: &str, purpose: &str, records: &[&Held]) -> anyhow::Result<()> {
+        let actor = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+        let actor = actor.unwrap_or_else(|_| "unknown".into());
+        let mut sink = Sink::open(&self.settings, None, Duration::from_secs(30))?;
+        let mut auditor = Auditor::new(format!("cli-{actor}-{:012x}", rand::random::<u64>() >> 16));
+        let records = records.iter().map(|held| held.from.to_string()).collect();
+        let access = Access { actor, what: what.to_owned(), purpose: purpose.to_owned(), records };
+        sink.begin()?;
+        sink.audit(&self.config.audit.topic, &auditor.accessed(&access))?;
+        sink.commit(&Positions::default(), None)?;
+        Ok(())
+    }
+}
+
+fn list(desk: &Desk, json: bool) -> Result<(), Exit> {
+    let mut out = std::io::stdout().lock();
+    let held = desk.held()?;
+    for Held { from, record } in &held {
+        let of = |name| record.header(name).unwrap_or_default();
+        if json {
+            let entry = serde_json::json!({
+                "record": from.to_string(),
+                "stage": of(quarantine::STAGE),
+                "reason": of(quarantine::REASON),
+                "path": record.header(quarantine::PATH),
+                "policy": of(crate::rewrite::POLICY_HEADER),
+                "timestamp_ms": record.timestamp_ms,
+            });
+            writeln!(out, "{entry}")?;
+        } else {
+            let (stage, reason, path) = (of(quarantine::STAGE), of(quarantine::REASON), of(quarantine::PATH));
+            writeln!(out, "{from}  {reason} ({stage}) {path}  {}", of(crate::rewrite::POLICY_HEADER))?;
+        }
+    }
+    if !json {
+        writeln!(out, "{} records in {}", held.len(), desk.config.quarantine.topic)?;
+    }
+    Ok(())
+}
+
+fn keyset(desk: &Desk) -> Result<Keyset, Exit> {
+    Keyset::load(&desk.config.folder.join(&desk.config.keys)).or_usage()
+}
+
+fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
+    let keys = keyset(desk)?;
+    let held = desk.held()?;
+    let found = held.iter().find(|held| held.from.to_string() == wanted);
+    let found = found.ok_or_else(|| anyhow!("{wanted} is not in quarantine"))?;
+    let opened = desk.open_record(&keys, found)?;
+    desk.audit("quarantine-show", purpose, &[found])?;
+    let mut out = std::io::stdout().lock();
+    let text = |bytes: &Option<Vec<u8>>| match bytes {
+        None => "(none)".to_owned(),
+        Some(bytes) => bytes.escape_ascii_unless_utf8(),
+    };
+    writeln!(out, "key: {}", text(&opened.key))?;
+    for (name, value) in &opened.headers {
+        writeln!(out, "header {name}: {}", text(value))?;
+    }
+    writeln!(out, "value: {}", text(&opened.value))?;
+    Ok(())
+}
+
+/// Text as it is, other bytes escaped.
+trait Printable {
+    fn escape_ascii_unless_utf8(&self) -> String;
+}
+
+impl Printable for Vec<u8> {
+    fn escape_ascii_unless_utf8(&self) -> String {
+        match std::str::from_utf8(self) {
+            // No control character of a record reaches the terminal.
+            Ok(text) if !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) => text.to_owned(),
+            _ => self.escape_ascii().to_string(),
+        }
+    }
+}
+
+fn replay(desk: &Desk, wanted: &[String], all: bool, purpose: &str) -> Result<(), Exit> {
+    let keys = keyset(desk)?;
+    let held = desk.held()?;
+    let chosen: Vec<&Held> =
+        held.iter().filter(|held| all || wanted.contains(&held.from.to_string())).collect();
+    if !all && chosen.len() < wanted.len() {
+        let known = |one: &&String| !chosen.iter().any(|held| held.from.to_string() == **one);
+        let missing = wanted.iter().find(known).cloned().unwrap_or_default();
+        return Err(anyhow!("{missing} is not in quarantine").into());
+    }
+    let mut opened = Vec::new();
+    let mut unheld = 0;
+    for held in &chosen {
+        match held.record.value.as_deref() {
+            None | Some([]) => unheld += 1,
+            Some(_) => opened.push((*held, desk.open_record(&keys, held)?)),
+        }
+    }
+    let chosen: Vec<&Held> = opened.iter().map(|(held, _)| *held).collect();
+    desk.audit("quarantine-replay", purpose, &chosen)?;
+    let writer = Writer::open(&desk.settings)?;
+    let progress = indicatif::ProgressBar::new(opened.len() as u64);
+    for (held, opened) in opened {
+        let mut headers = opened.headers;
+        headers.push((REPLAYED.into(), Some(held.from.to_string().into_bytes())));
+        let record = OwnedRecord {
+            timestamp_ms: opened.timestamp_ms,
+            key: opened.key,
+            value: opened.value,
+            headers,
+            ..OwnedRecord::default()
+        };
+        writer.write(&held.from.topic, &record)?;
+        progress.inc(1);
+    }
+    writer.flush()?;
+    progress.finish_and_clear();
+    println!("{} records published to their source topics again", chosen.len());
+    if unheld > 0 {
+        println!("{unheld} were too large to be held, and have to come from their source");
+    }
+    Ok(())
+}
