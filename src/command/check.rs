@@ -68,7 +68,7 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} is valid: policy {}", file.display(), policy.label())?;
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     let views = policy.views.iter().map(|view| view.name.clone());
     table.set_header(["field".to_owned(), "class".to_owned()].into_iter().chain(views));
     for field in &policy.fields {

@@ -84,7 +84,7 @@ impl Column {
 /// A row for each value of the event, a column for each view.
 pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     let titles = ["field", "in"].into_iter().chain(columns.iter().map(|column| column.title.as_str()));
     table.set_header(titles.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     let raw: Value = serde_json::from_str(event).unwrap_or_default();

@@ -377,7 +377,11 @@ impl Parser<'_> {
         let sound = problems.is_empty();
         problems.into_iter().for_each(|problem| self.error(problem));
         let treatment = treatment.filter(|_| sound)?;
-        Some(Chosen { spec, treatment, text: one_line(node), domain })
+        let text = match arguments {
+            Some(arguments) => format!("{}: {}", spec.name, one_line(arguments)),
+            None => spec.name.to_owned(),
+        };
+        Some(Chosen { spec, treatment, text, domain })
     }
 
     fn views(
@@ -577,8 +581,7 @@ fn one_line(node: &Node) -> String {
         Node::Mapping(map) => {
             let members =
                 map.iter().map(|(name, node)| format!("{}: {}", name.as_str(), one_line(node)));
-            let members = members.collect::<Vec<_>>().join(", ");
-            if map.len() == 1 { members } else { format!("{{ {members} }}") }
+            format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
         }
     }
 }
