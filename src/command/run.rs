@@ -23,12 +23,14 @@ impl Run {
         telemetry::start_logs(config.telemetry.log_format, &config.telemetry.log_level).or_usage()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
-            let started = Worker::start(config, None).await;
-            let worker = started.map_err(|error| match error.is_configuration() {
+            let ended = match Worker::start(config, None).await {
+                Ok(worker) => worker.run().await,
+                Err(error) => Err(error),
+            };
+            ended.map_err(|error| match error.is_configuration() {
                 true => Exit::Usage(error.into()),
                 false => Exit::Failed(error.into()),
-            })?;
-            Ok(worker.run().await?)
+            })
         })
     }
 }

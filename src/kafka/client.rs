@@ -157,8 +157,15 @@ impl ClientSettings {
         self.transaction_timeout_ms
     }
 
+    /// `Auto` begins as `Consumer`, unless a setting is of use with the classic protocol alone.
     pub fn protocol(&self) -> GroupProtocol {
-        self.protocol
+        let classic = ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"];
+        let set = |name: &&str| self.consumer.contains_key(*name) || self.common.get(name).is_some();
+        match (self.protocol, classic.iter().any(set)) {
+            (GroupProtocol::Auto, true) => GroupProtocol::Classic,
+            (GroupProtocol::Auto, false) => GroupProtocol::Consumer,
+            (chosen, _) => chosen,
+        }
     }
 
     pub(super) fn common(&self) -> ClientConfig {

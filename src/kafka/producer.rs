@@ -29,6 +29,9 @@ pub enum SinkError {
     /// The sink is of no further use.
     #[error("the producer failed: {0}")]
     Failed(KafkaError),
+    /// No retry mends it.
+    #[error("kafka settings: {0}")]
+    Settings(KafkaError),
     #[error("the broker did not take the batch within {0:?}")]
     TimedOut(Duration),
 }
@@ -89,7 +92,7 @@ impl Sink {
         };
         let config = settings.producer(transactional_id);
         let producer: BaseProducer<SinkContext> =
-            config.create_with_context(context).map_err(SinkError::Failed)?;
+            config.create_with_context(context).map_err(SinkError::Settings)?;
         let sink = Sink {
             producer,
             transactional: transactional_id.is_some(),

@@ -27,6 +27,9 @@ pub enum Rebalanced {
 pub enum SourceError {
     #[error("the consumer failed: {0}")]
     Kafka(#[from] KafkaError),
+    /// No retry mends it.
+    #[error("kafka settings: {0}")]
+    Settings(KafkaError),
     #[error("the broker does not have the consumer group protocol of KIP-848")]
     NoConsumerProtocol,
 }
@@ -144,7 +147,7 @@ impl Source {
             changed: AtomicBool::new(false),
         };
         let consumer: BaseConsumer<SourceContext> =
-            settings.consumer(protocol).create_with_context(context)?;
+            settings.consumer(protocol).create_with_context(context).map_err(SourceError::Settings)?;
         consumer.subscribe(topics)?;
         Ok(Source { consumer })
     }

@@ -124,6 +124,8 @@ pub struct Policy {
     pub unclassified: Unclassified,
     pub fields: Vec<Field>,
     pub views: Vec<View>,
+    /// The files that it was read from.
+    pub files: Vec<std::path::PathBuf>,
     /// What the author should know though the policy is valid.
     pub warnings: Vec<Diagnostic>,
 }

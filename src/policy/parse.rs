@@ -1,7 +1,7 @@
 //! From YAML to a [`Policy`], reporting every mistake with its place.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 
 use marked_yaml::types::{MarkedMappingNode, MarkedScalarNode, Span};
 use marked_yaml::{LoadError, LoaderOptions, Node, parse_yaml_with_options};
@@ -29,6 +29,7 @@ impl Policy {
             read,
             found: Vec::new(),
             digest: Sha256::new(),
+            files: Vec::new(),
         };
         let policy = parser.open(file, None).and_then(|node| parser.policy(file, &node));
         let (mut errors, warnings): (Vec<_>, Vec<_>) =
@@ -52,6 +53,8 @@ struct Parser<'r> {
     read: Read<'r>,
     found: Vec<Diagnostic>,
     digest: Sha256,
+    /// All that was read.
+    files: Vec<PathBuf>,
 }
 
 const POLICY_KEYS: &[&str] = &[
@@ -85,6 +88,7 @@ impl Parser<'_> {
                 return None;
             }
         };
+        self.files.push(file.to_owned());
         self.digest.update((text.len() as u64).to_be_bytes());
         self.digest.update(text.as_bytes());
         self.file = file.display().to_string();
@@ -214,6 +218,7 @@ impl Parser<'_> {
             unclassified,
             fields: fields.into_iter().map(|(_, field)| field).collect(),
             views: views.iter().map(|(_, view)| view.clone()).collect(),
+            files: self.files.clone(),
             warnings: Vec::new(),
         };
         for (span, view) in &views {

@@ -112,6 +112,18 @@ pub enum LaneError {
     Stopped,
 }
 
+impl LaneError {
+    /// To begin anew would not help.
+    fn is_final(&self) -> bool {
+        self.is_configuration() || matches!(self, LaneError::Halted(_))
+    }
+
+    pub fn is_configuration(&self) -> bool {
+        let settings = matches!(self, LaneError::Source(SourceError::Settings(_)));
+        settings || matches!(self, LaneError::Sink(SinkError::Settings(_)) | LaneError::Key(_))
+    }
+}
+
 /// One topic at work in this lane.
 struct Work {
     rewriter: Rewriter,
@@ -144,10 +156,7 @@ impl Lane {
             (true, settings) => settings,
             (false, settings) => settings.with_transaction_timeout_at_most(UNNAMED_TRANSACTION_MS),
         };
-        let protocol = match settings.protocol() {
-            GroupProtocol::Auto => GroupProtocol::Consumer,
-            chosen => chosen,
-        };
+        let protocol = settings.protocol();
         let auditor = Auditor::new(format!("{name}-{number}-{random}"));
         Lane { number, shared, settings, transactional_id, auditor, protocol }
     }
@@ -175,7 +184,7 @@ impl Lane {
                     continue;
                 }
             }
-            if matches!(error, LaneError::Halted(_)) {
+            if error.is_final() {
                 tracing::error!(lane = self.number, "{error}");
                 return Err(error);
             }

@@ -56,6 +56,7 @@ impl Plans {
             return Err(LoadError::Policies(Diagnostics(wrong)));
         }
         conflicts(config, &policies)?;
+        let files = policies.iter().flat_map(|policy| policy.files.clone()).collect();
         let mut plans = Vec::new();
         for policy in policies {
             let source = match &policy.topics {

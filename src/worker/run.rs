@@ -33,8 +33,8 @@ pub enum RunError {
     Signals(std::io::Error),
     #[error("a lane could not be started: {0}")]
     Thread(std::io::Error),
-    #[error("a lane halted: {0}")]
-    Halted(LaneError),
+    #[error("a lane stopped: {0}")]
+    Lane(LaneError),
     #[error("a lane ended by a defect of veilstream: please report it")]
     Defect,
     #[error("{0} lanes did not stop within {1} s; what they had not committed will be read again")]
@@ -44,7 +44,11 @@ pub enum RunError {
 impl RunError {
     /// Bad configuration, as against work that failed.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, RunError::Config(_) | RunError::Load(_) | RunError::Listen(..))
+        match self {
+            RunError::Config(_) | RunError::Load(_) | RunError::Listen(..) => true,
+            RunError::Lane(error) => error.is_configuration(),
+            _ => false,
+        }
     }
 }
 
@@ -129,7 +133,7 @@ impl Worker {
             Ok(plans) => {
                 let policies = labels(&plans);
                 if policies == labels(&self.shared.plans()) {
-                    tracing::info!("the policies are as they were");
+                    tracing::debug!("the policies are as they were");
                     return;
                 }
                 self.shared.metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
@@ -178,7 +182,7 @@ impl Worker {
         for lane in self.lanes.drain(..) {
             match lane.join() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(RunError::Halted(error)),
+                Ok(Err(error)) => return Err(RunError::Lane(error)),
                 Err(_) => return Err(RunError::Defect),
             }
         }

@@ -1,6 +1,7 @@
 //! Tells when policy files change.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +20,14 @@ pub struct Watch {
 impl Watch {
     pub fn new(files: &[PathBuf]) -> Watch {
         let (send, changes) = mpsc::channel(1);
+        let names: BTreeSet<OsString> =
+            files.iter().filter_map(|file| file.file_name()).map(Into::into).collect();
+        // Of a folder's files only ours count; `..data` is the link that a ConfigMap swaps.
+        let ours = move |path: &PathBuf| {
+            path.file_name().is_some_and(|name| names.contains(name) || name == "..data")
+        };
         let handler = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(&ours)) {
                 // One waiting change stands for all.
                 let _ = send.try_send(());
             }
