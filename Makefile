@@ -10,6 +10,10 @@ ARGS ?=
 help: ## Show the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+.PHONY: setup
+setup: ## Install what the build and the tests need and is missing
+	scripts/setup test
+
 .PHONY: build
 build: ## Build target/release/veilstream
 	scripts/setup build

@@ -284,15 +284,24 @@ impl Config {
         if config.quarantine.topic == config.audit.topic {
             return invalid("audit.topic", "another topic than `quarantine.topic`");
         }
-        let owned = ["transactional.id", "group.id", "enable.auto.commit", "isolation.level", "group.protocol"];
+        let owned = [
+            "transactional.id",
+            "group.id",
+            "enable.auto.commit",
+            "isolation.level",
+            "group.protocol",
+        ];
         let settings = [&config.kafka.properties, &config.kafka.consumer, &config.kafka.producer];
-        if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(|name| owned.contains(&name.as_str())) {
+        if let Some(name) =
+            settings.iter().flat_map(|map| map.keys()).find(|name| owned.contains(&name.as_str()))
+        {
             let problem = format!("`{name}` is veilstream's own to set: delivery depends on it");
             return invalid("kafka", &problem);
         }
         let secret = |name: &&String| name.contains("password") || name.ends_with("secret");
         if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
-            let problem = format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
+            let problem =
+                format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
             return invalid("kafka", &problem);
         }
         Ok(config)
@@ -303,8 +312,12 @@ impl Config {
     pub fn effective_batch(&self) -> Batch {
         let limits = self.limits.sources.values().chain(self.limits.views.values());
         limits.fold(self.batch, |batch, limit| Batch {
-            records: limit.records_per_second.map_or(batch.records, |n| batch.records.min(n.get() as usize)),
-            bytes: limit.bytes_per_second.map_or(batch.bytes, |n| batch.bytes.min(n.get() as usize)),
+            records: limit
+                .records_per_second
+                .map_or(batch.records, |n| batch.records.min(n.get() as usize)),
+            bytes: limit
+                .bytes_per_second
+                .map_or(batch.bytes, |n| batch.bytes.min(n.get() as usize)),
             ..batch
         })
     }

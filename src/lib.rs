@@ -1,20 +1,51 @@
 //! veilstream: raw change events in, one sanitized stream per audience out.
 //!
 //! # Layout
-//! In the order an event meets them.
+//! In the order in which they are built on each other: a module knows those above it, never those below.
+//!
+//! - [`json`]: steps over JSON text, without a tree
+//! - [`crypto`]: primitives, the ciphertext format, secret types, the seam behind which keys are kept
+//! - [`operator`]: the treatments, one file each
+//! - [`event`]: which parts of an envelope are the row
+//! - [`policy`]: the language, its diagnostics, and the plan that it is compiled to
+//! - [`rewrite`]: plan and bytes to [`rewrite::Sanitized`], which is made nowhere else
+//! - [`keys`]: the keyset file
+//! - [`quarantine`]: records that could not be sanitized, sealed
+//! - [`audit`]: events that say what was done, never a value
+//! - [`config`]: `worker.yaml`
+//! - [`kafka`]: the only room that names rdkafka
+//! - [`telemetry`]: metrics, health, logs
+//! - [`worker`]: lanes from poll to commit, reload, limits, stop
+//! - [`command`]: the command line
+//!
+//! `json` to `rewrite` are pure: no Kafka, no runtime, no clock, no I/O but the reading of policy files.
 #![forbid(unsafe_code)]
 
+// Blank lines keep the order: rustfmt sorts what stands together.
 pub mod json;
+
 pub mod crypto;
+
 pub mod operator;
+
 pub mod event;
+
 pub mod policy;
+
 pub mod rewrite;
+
 pub mod keys;
-pub mod audit;
+
 pub mod quarantine;
+
+pub mod audit;
+
 pub mod config;
+
 pub mod kafka;
+
 pub mod telemetry;
+
 pub mod worker;
+
 pub mod command;

@@ -63,10 +63,16 @@ fn check_view(messages: &[Message], identifier: &str) -> usize {
         let id = format!("{}:{}", message.partition, after[identifier]);
         let sequence = after["sequence"].as_i64().unwrap();
         if let Some(before) = last.insert(id.clone(), sequence) {
-            assert!(before < sequence, "key {id}: {sequence} after {before}: doubled or out of order");
+            assert!(
+                before < sequence,
+                "key {id}: {sequence} after {before}: doubled or out of order"
+            );
         }
         let key: Value = serde_json::from_slice(message.key.as_ref().unwrap()).unwrap();
-        assert_eq!(key["customer_id"], after[identifier], "key and value carry the same identifier");
+        assert_eq!(
+            key["customer_id"], after[identifier],
+            "key and value carry the same identifier"
+        );
         let label = message.headers.iter().find(|(name, _)| name == "veilstream-policy").unwrap();
         assert!(label.1.as_ref().unwrap().starts_with(b"customers@7#"));
     }
@@ -95,7 +101,8 @@ fn check_audit(messages: &[Message], expected: u64, malformed: u64) {
                     *published.entry(name).or_insert(0) += view["published"].as_u64().unwrap();
                 }
                 for run in event["offsets"].as_array().unwrap() {
-                    let (first, last) = (run["first"].as_i64().unwrap(), run["last"].as_i64().unwrap());
+                    let (first, last) =
+                        (run["first"].as_i64().unwrap(), run["last"].as_i64().unwrap());
                     assert_eq!(run["records"].as_i64().unwrap(), last - first + 1);
                     runs.entry(run["partition"].as_i64().unwrap()).or_default().push((first, last));
                 }
@@ -112,7 +119,11 @@ fn check_audit(messages: &[Message], expected: u64, malformed: u64) {
         runs.sort_unstable();
         assert_eq!(runs[0].0, 0);
         for pair in runs.windows(2) {
-            assert_eq!(pair[1].0, pair[0].1 + 1, "partition {partition}: a gap or an overlap in the audit");
+            assert_eq!(
+                pair[1].0,
+                pair[0].1 + 1,
+                "partition {partition}: a gap or an overlap in the audit"
+            );
         }
     }
     assert!(kinds.contains("change"));
@@ -158,8 +169,9 @@ fn ordeal(protocol: &str, rounds: u64, kafka: &str) {
     let mut site = Site::new(broker.bootstrap(), &prefix, &policy(&prefix));
     site.kafka = format!("  group_protocol: {protocol}\n{kafka}");
     // Many small transactions, so that a kill nearly always meets an open one.
-    site.extra = "batch: { records: 500 }\nlimits: { sources: { RAW: { records_per_second: 12000 } } }"
-        .replace("RAW", &format!("{prefix}.raw"));
+    site.extra =
+        "batch: { records: 500 }\nlimits: { sources: { RAW: { records_per_second: 12000 } } }"
+            .replace("RAW", &format!("{prefix}.raw"));
     let expected = CUSTOMERS * rounds;
     let malformed = (0..expected).filter(|number| number % MALFORMED == 0).count() as u64;
 
@@ -180,14 +192,18 @@ fn ordeal(protocol: &str, rounds: u64, kafka: &str) {
     let consumed = |worker: &WorkerProcess| worker.metric("veilstream_consumed_records_total", "");
     for round in 0..4 {
         let victim = site.start("victim");
-        until("the victim's first batches", 90, || consumed(&victim) > 2_000.0 || done(&broker, &prefix, expected));
+        until("the victim's first batches", 90, || {
+            consumed(&victim) > 2_000.0 || done(&broker, &prefix, expected)
+        });
         victim.kill();
         if round == 1 && !broker.is_external() {
             broker.restart();
         }
         if round == 2 {
             let guest = site.start("guest");
-            until("the guest's share", 90, || consumed(&guest) > 500.0 || done(&broker, &prefix, expected));
+            until("the guest's share", 90, || {
+                consumed(&guest) > 500.0 || done(&broker, &prefix, expected)
+            });
             assert!(guest.stop().success(), "a graceful stop ends with status 0");
         }
     }
@@ -196,17 +212,22 @@ fn ordeal(protocol: &str, rounds: u64, kafka: &str) {
     assert!(steady.stop().success() && second.stop().success());
 
     let of = |topic: &str| consume_all(broker.bootstrap(), &format!("{prefix}.{topic}"));
-    let (analytics, fraud, quarantine, audit) = (of("analytics"), of("fraud"), of("quarantine"), of("audit"));
+    let (analytics, fraud, quarantine, audit) =
+        (of("analytics"), of("fraud"), of("quarantine"), of("audit"));
     assert_eq!(check_view(&analytics, "customer_id") as u64, expected - malformed);
     assert_eq!(check_view(&fraud, "customer_id") as u64, expected - malformed);
-    let coordinates: HashSet<_> = quarantine.iter().map(|message| message.headers[1..3].to_vec()).collect();
+    let coordinates: HashSet<_> =
+        quarantine.iter().map(|message| message.headers[1..3].to_vec()).collect();
     assert_eq!((quarantine.len() as u64, coordinates.len() as u64), (malformed, malformed));
     check_audit(&audit, expected, malformed);
 
     // No canary in anything that left.
-    for (topic, messages) in
-        [("analytics", &analytics), ("fraud", &fraud), ("quarantine", &quarantine), ("audit", &audit)]
-    {
+    for (topic, messages) in [
+        ("analytics", &analytics),
+        ("fraud", &fraud),
+        ("quarantine", &quarantine),
+        ("audit", &audit),
+    ] {
         for message in messages.iter() {
             let parts = [message.key.as_deref(), message.payload.as_deref()];
             let headers = message.headers.iter().map(|(_, value)| value.as_deref());

@@ -44,20 +44,35 @@ fn what_the_policy_does_not_name_is_dropped_wherever_it_stands() {
         r#"{"id":1,"plan":"p"}"#
     );
     assert_eq!(view(SIMPLE, r#"{"x":1}"#), "{}");
-    assert_eq!(view(SIMPLE, r#"{"address":{"street":"s","city":"c","zip":1}}"#), r#"{"address":{"city":"c"}}"#);
+    assert_eq!(
+        view(SIMPLE, r#"{"address":{"street":"s","city":"c","zip":1}}"#),
+        r#"{"address":{"city":"c"}}"#
+    );
 }
 
 #[test]
 fn a_scalar_where_an_object_was_expected_is_dropped() {
-    assert_eq!(view(SIMPLE, r#"{"address":"12 Main St","contacts":"+1","plan":"p"}"#), r#"{"plan":"p"}"#);
-    assert_eq!(view(SIMPLE, r#"{"contacts":{"phone":"+1"},"plan":"p"}"#), r#"{"contacts":{},"plan":"p"}"#);
-    assert_eq!(view(SIMPLE, r#"{"contacts":["+1",{"phone":"+123"},3]}"#), r#"{"contacts":[{"phone":"+1"}]}"#);
+    assert_eq!(
+        view(SIMPLE, r#"{"address":"12 Main St","contacts":"+1","plan":"p"}"#),
+        r#"{"plan":"p"}"#
+    );
+    assert_eq!(
+        view(SIMPLE, r#"{"contacts":{"phone":"+1"},"plan":"p"}"#),
+        r#"{"contacts":{},"plan":"p"}"#
+    );
+    assert_eq!(
+        view(SIMPLE, r#"{"contacts":["+1",{"phone":"+123"},3]}"#),
+        r#"{"contacts":[{"phone":"+1"}]}"#
+    );
 }
 
 #[test]
 fn keep_does_not_pass_an_object_that_grew_where_a_scalar_was() {
     assert_eq!(view(SIMPLE, r#"{"plan":{"payer":"4111"}}"#), r#"{"plan":{}}"#);
-    assert_eq!(view(SIMPLE, r#"{"plan":[1,[2]],"tags":["a","b"]}"#), r#"{"plan":[],"tags":["a","b"]}"#);
+    assert_eq!(
+        view(SIMPLE, r#"{"plan":[1,[2]],"tags":["a","b"]}"#),
+        r#"{"plan":[],"tags":["a","b"]}"#
+    );
 }
 
 #[test]
@@ -65,12 +80,18 @@ fn an_object_where_text_was_expected_is_treated_whole_or_quarantined() {
     assert_eq!(view(SIMPLE, r#"{"name":{"first":"A"}}"#), r#"{"name":"[REDACTED]"}"#);
     let mut engine = engine(SIMPLE);
     let failure = engine.fail(r#"{"contacts":[{"phone":{"n":1}}]}"#);
-    assert_eq!((failure.reason, failure.path.as_deref()), (Reason::WrongType, Some("contacts[].phone")));
+    assert_eq!(
+        (failure.reason, failure.path.as_deref()),
+        (Reason::WrongType, Some("contacts[].phone"))
+    );
 }
 
 #[test]
 fn names_match_unescaped_and_duplicates_are_each_treated() {
-    assert_eq!(view(SIMPLE, r#"{"n\u0061me":"A","name":"B"}"#), r#"{"n\u0061me":"[REDACTED]","name":"[REDACTED]"}"#);
+    assert_eq!(
+        view(SIMPLE, r#"{"n\u0061me":"A","name":"B"}"#),
+        r#"{"n\u0061me":"[REDACTED]","name":"[REDACTED]"}"#
+    );
     assert_eq!(view(SIMPLE, r#"{"e\u006dail":"a@b","plan":1}"#), r#"{"plan":1}"#);
 }
 
@@ -78,7 +99,10 @@ fn names_match_unescaped_and_duplicates_are_each_treated() {
 fn wildcards_match_any_name_and_any_depth() {
     assert_eq!(view(SIMPLE, r#"{"labels":{"a":1,"b":{"c":2}}}"#), r#"{"labels":{"a":1,"b":{}}}"#);
     let deep = r#"{"secret":1,"a":{"secret":2},"b":[[{"c":{"secret":3}}]]}"#;
-    assert_eq!(view(SIMPLE, deep), r#"{"secret":null,"a":{"secret":null},"b":[[{"c":{"secret":null}}]]}"#);
+    assert_eq!(
+        view(SIMPLE, deep),
+        r#"{"secret":null,"a":{"secret":null},"b":[[{"c":{"secret":null}}]]}"#
+    );
 }
 
 #[test]
@@ -128,7 +152,8 @@ fn what_is_no_object_is_refused_with_its_reason() {
 
 #[test]
 fn a_strict_policy_quarantines_what_it_does_not_name_and_says_no_name() {
-    let mut engine = engine(&SIMPLE.replace("fields:\n  id", "unclassified: quarantine\nfields:\n  id"));
+    let mut engine =
+        engine(&SIMPLE.replace("fields:\n  id", "unclassified: quarantine\nfields:\n  id"));
     let failure = engine.fail(r#"{"address":{"ann@example.com":1}}"#);
     assert_eq!(failure.reason, Reason::Unclassified);
     let path = failure.path.unwrap();
@@ -165,7 +190,14 @@ views:
 ";
     let mut engine = engine(policy);
     let out = engine.values(r#"{"a":1,"b":{"q":1},"c":3,"b":4}"#);
-    assert_eq!(out, [r#"{"a":1,"b":{},"b":4}"#, r#"{"b":{},"c":"[REDACTED]","b":4}"#, r#"{"a":null,"b":null,"c":null,"b":null}"#]);
+    assert_eq!(
+        out,
+        [
+            r#"{"a":1,"b":{},"b":4}"#,
+            r#"{"b":{},"c":"[REDACTED]","b":4}"#,
+            r#"{"a":null,"b":null,"c":null,"b":null}"#
+        ]
+    );
 }
 
 #[test]
@@ -233,7 +265,10 @@ fn a_row_that_no_longer_matches_leaves_the_view() {
         [Disposition::Tombstone],
         "a field that stands twice could be read either way"
     );
-    assert!(matches!(engine.dispositions(None, Some(br#"{"plan":"b"}"#))[..], [Disposition::Filtered(_)]));
+    assert!(matches!(
+        engine.dispositions(None, Some(br#"{"plan":"b"}"#))[..],
+        [Disposition::Filtered(_)]
+    ));
 }
 
 #[test]
@@ -241,7 +276,11 @@ fn headers_are_dropped_but_for_those_named() {
     let policy = SIMPLE.replace("key: drop", "key: drop\n    headers: [traceparent]");
     let headers = engine(&policy).headers(
         br#"{"id":1}"#,
-        &[("traceparent", Some(&b"00-1"[..])), ("user", Some(b"ann")), ("veilstream-policy", Some(b"forged"))],
+        &[
+            ("traceparent", Some(&b"00-1"[..])),
+            ("user", Some(b"ann")),
+            ("veilstream-policy", Some(b"forged")),
+        ],
     );
     assert_eq!(headers.len(), 2);
     assert!(headers[0].0 == "veilstream-policy" && headers[0].1.starts_with("p@1#"));

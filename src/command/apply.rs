@@ -58,8 +58,14 @@ impl Apply {
         let quarantine = match &self.quarantine {
             None => None,
             Some(file) => {
-                let out = File::create(file).map_err(|error| anyhow!("{}: {error}", file.display())).or_usage()?;
-                Some(Quarantine { sealing: Sealing::new(&keys).or_usage()?, out: BufWriter::new(out), count: 0 })
+                let out = File::create(file)
+                    .map_err(|error| anyhow!("{}: {error}", file.display()))
+                    .or_usage()?;
+                Some(Quarantine {
+                    sealing: Sealing::new(&keys).or_usage()?,
+                    out: BufWriter::new(out),
+                    count: 0,
+                })
             }
         };
         let quarantined = filter(Rewriter::new(plan), quarantine)?;
@@ -112,7 +118,8 @@ fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow:
                     bail!("line {number}: {failure}");
                 }
                 Some(quarantine) => {
-                    let from = Coordinates { topic: "stdin".into(), partition: 0, offset: number as i64 };
+                    let from =
+                        Coordinates { topic: "stdin".into(), partition: 0, offset: number as i64 };
                     let label = rewriter.plan().label.clone();
                     let sealed = quarantine.sealing.seal(&record, None, &from, &failure, &label);
                     let entry = serde_json::json!({
@@ -146,7 +153,8 @@ fn progress() -> ProgressBar {
         Some(_) => "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         None => "{spinner} {bytes} {bytes_per_sec}",
     };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
     bar.with_style(style)
 }

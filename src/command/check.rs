@@ -72,7 +72,10 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
     let views = policy.views.iter().map(|view| view.name.clone());
     table.set_header(["field".to_owned(), "class".to_owned()].into_iter().chain(views));
     for field in &policy.fields {
-        let treated = policy.views.iter().map(|view| view.field(field).map_or("", |chosen| &chosen.text).to_owned());
+        let treated = policy
+            .views
+            .iter()
+            .map(|view| view.field(field).map_or("", |chosen| &chosen.text).to_owned());
         table.add_row([field.path.to_string(), field.class.clone()].into_iter().chain(treated));
     }
     let of = |name: &str, of: &dyn Fn(&crate::policy::View) -> String| {
@@ -91,7 +94,11 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
         writeln!(out, "{warning}")?;
     }
     if let Some(compared) = compared {
-        writeln!(out, "sample: {} events, {} of them unreadable", compared.events, compared.unreadable)?;
+        writeln!(
+            out,
+            "sample: {} events, {} of them unreadable",
+            compared.events, compared.unreadable
+        )?;
         for path in &compared.unmatched {
             writeln!(out, "  matches nothing in the sample: {path}")?;
         }
@@ -129,12 +136,15 @@ fn json(policy: &Policy, compared: Option<&Comparison>) -> Value {
         "warnings": policy.warnings,
     });
     if let (Some(compared), Some(report)) = (compared, report.as_object_mut()) {
-        report.insert("sample".into(), serde_json::json!({
-            "events": compared.events,
-            "unreadable": compared.unreadable,
-            "unmatched": compared.unmatched,
-            "unclassified": compared.unclassified,
-        }));
+        report.insert(
+            "sample".into(),
+            serde_json::json!({
+                "events": compared.events,
+                "unreadable": compared.unreadable,
+                "unmatched": compared.unmatched,
+                "unclassified": compared.unclassified,
+            }),
+        );
     }
     report
 }
@@ -150,8 +160,12 @@ struct Comparison {
 impl Comparison {
     fn of(plan: &Plan, events: &[String]) -> Comparison {
         let mut met = BTreeSet::new();
-        let mut compared =
-            Comparison { events: events.len(), unreadable: 0, unmatched: Vec::new(), unclassified: BTreeMap::new() };
+        let mut compared = Comparison {
+            events: events.len(),
+            unreadable: 0,
+            unmatched: Vec::new(),
+            unclassified: BTreeMap::new(),
+        };
         for event in events {
             let rows = serde_json::from_str(event).map(|event| rows(plan.policy.format, event));
             let rows = rows.unwrap_or_default();
@@ -166,24 +180,35 @@ impl Comparison {
         compared
     }
 
-    fn walk(&mut self, plan: &Plan, at: StateId, value: &Value, path: &str, met: &mut BTreeSet<usize>) {
+    fn walk(
+        &mut self,
+        plan: &Plan,
+        at: StateId,
+        value: &Value,
+        path: &str,
+        met: &mut BTreeSet<usize>,
+    ) {
         let state = plan.state(at);
         let leaf = state.leaf.and_then(|leaf| plan.leaf(leaf));
         if let Some(leaf) = leaf {
             met.insert(leaf.field);
         }
-        let inside = state.descends || at == plan.row || leaf.is_some_and(|leaf| leaf.values.keep != 0);
+        let inside =
+            state.descends || at == plan.row || leaf.is_some_and(|leaf| leaf.values.keep != 0);
         match value {
             Value::Object(members) if inside => {
                 for (name, value) in members {
-                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    let path =
+                        if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                     let to = plan.step(at, name);
                     self.walk(plan, to, value, &path, met);
                 }
             }
             Value::Array(items) if inside => {
                 let to = state.element.unwrap_or(DEAD);
-                items.iter().for_each(|value| self.walk(plan, to, value, &format!("{path}[]"), met));
+                items
+                    .iter()
+                    .for_each(|value| self.walk(plan, to, value, &format!("{path}[]"), met));
             }
             _ if leaf.is_none() && !(value.is_null() && state.descends) => {
                 *self.unclassified.entry(path.to_owned()).or_default() += 1;

@@ -22,7 +22,9 @@ impl Keys {
             Keys::Init { file } => {
                 Keyset::generate().create(&file).or_usage()?;
                 println!("{}: made, mode 0600", file.display());
-                println!("Keep a copy in a safe place: without it, nothing that was encrypted can be opened.");
+                println!(
+                    "Keep a copy in a safe place: without it, nothing that was encrypted can be opened."
+                );
             }
             Keys::List { file } => {
                 for (purpose, status, id, version) in Keyset::load(&file).or_usage()?.entries() {

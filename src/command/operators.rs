@@ -27,15 +27,23 @@ impl Operators {
             Some(name) => match operator::find(name) {
                 Some(spec) => vec![spec],
                 None => {
-                    let near = operator::nearest(name, operator::SPECS.iter().map(|spec| spec.name));
-                    let near = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
-                    return Err(Exit::Usage(anyhow::anyhow!("no operator is called `{name}`{near}")));
+                    let near =
+                        operator::nearest(name, operator::SPECS.iter().map(|spec| spec.name));
+                    let near =
+                        near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
+                    return Err(Exit::Usage(anyhow::anyhow!(
+                        "no operator is called `{name}`{near}"
+                    )));
                 }
             },
         };
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{:#}", serde_json::Value::from_iter(chosen.iter().map(|spec| json(spec))))?;
+            writeln!(
+                out,
+                "{:#}",
+                serde_json::Value::from_iter(chosen.iter().map(|spec| json(spec)))
+            )?;
         } else if self.markdown {
             write!(out, "{}", markdown(&chosen))?;
         } else {
@@ -62,9 +70,19 @@ fn properties(spec: &Spec) -> String {
 fn text(out: &mut impl Write, spec: &Spec) -> std::io::Result<()> {
     writeln!(out, "{}  [{}]", spec.name, spec.family.name())?;
     writeln!(out, "    {}", spec.summary)?;
-    writeln!(out, "    takes {}; gives {}; properties: {}", spec.takes.name(), spec.gives.name(), properties(spec))?;
+    writeln!(
+        out,
+        "    takes {}; gives {}; properties: {}",
+        spec.takes.name(),
+        spec.gives.name(),
+        properties(spec)
+    )?;
     for parameter in spec.parameters {
-        writeln!(out, "    {}: {} (default: {})", parameter.name, parameter.doc, parameter.default)?;
+        writeln!(
+            out,
+            "    {}: {} (default: {})",
+            parameter.name, parameter.doc, parameter.default
+        )?;
     }
     for example in spec.examples.iter().filter(|example| !example.output.is_empty()) {
         writeln!(out, "    e.g. `{}`: {} -> {}", example.policy, example.input, example.output)?;
@@ -91,11 +109,15 @@ fn markdown(specs: &[&Spec]) -> String {
                 page += &format!("| `{}` | {} | {doc} |\n", parameter.name, parameter.default);
             }
         }
-        let shown: Vec<_> = spec.examples.iter().filter(|example| !example.output.is_empty()).collect();
+        let shown: Vec<_> =
+            spec.examples.iter().filter(|example| !example.output.is_empty()).collect();
         if !shown.is_empty() {
             page += "\n| policy | in | out |\n| --- | --- | --- |\n";
             for example in shown {
-                page += &format!("| `{}` | `{}` | `{}` |\n", example.policy, example.input, example.output);
+                page += &format!(
+                    "| `{}` | `{}` | `{}` |\n",
+                    example.policy, example.input, example.output
+                );
             }
         }
     }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{
+    Attribute, Cell, Color, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED,
+};
 use serde_json::Value;
 
 use super::{Exit, OrUsage, events};
@@ -57,7 +59,10 @@ impl Preview {
         }
         match failed {
             0 => Ok(()),
-            _ => Err(Exit::Failed(anyhow::anyhow!("{failed} of {} events would be quarantined", events.len()))),
+            _ => Err(Exit::Failed(anyhow::anyhow!(
+                "{failed} of {} events would be quarantined",
+                events.len()
+            ))),
         }
     }
 }
@@ -77,7 +82,10 @@ impl Column {
             Some(Disposition::Filtered(_)) | None => " (not published)",
         };
         let value = value.filter(|_| !matches!(disposition, Some(Disposition::Filtered(_))));
-        Column { title: format!("{view}{fate}"), value: value.and_then(|text| serde_json::from_slice(text).ok()) }
+        Column {
+            title: format!("{view}{fate}"),
+            value: value.and_then(|text| serde_json::from_slice(text).ok()),
+        }
     }
 }
 
@@ -85,18 +93,22 @@ impl Column {
 pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    let titles = ["field", "in"].into_iter().chain(columns.iter().map(|column| column.title.as_str()));
+    let titles =
+        ["field", "in"].into_iter().chain(columns.iter().map(|column| column.title.as_str()));
     table.set_header(titles.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     let raw: Value = serde_json::from_str(event).unwrap_or_default();
     let mut rows = Vec::new();
     flatten("", &raw, &mut rows);
     for (pointer, text) in rows {
-        let mut cells = vec![Cell::new(pointer.trim_start_matches('/').replace('/', ".")), Cell::new(&text)];
+        let mut cells =
+            vec![Cell::new(pointer.trim_start_matches('/').replace('/', ".")), Cell::new(&text)];
         for column in columns {
             let value = column.value.as_ref().and_then(|value| value.pointer(&pointer));
             cells.push(match value {
                 None => Cell::new("—").fg(Color::DarkGrey),
-                Some(value) if value.to_string() == text => Cell::new(text.as_str()).fg(Color::Green),
+                Some(value) if value.to_string() == text => {
+                    Cell::new(text.as_str()).fg(Color::Green)
+                }
                 Some(value) => Cell::new(value.to_string()).fg(Color::Yellow),
             });
         }

@@ -72,7 +72,9 @@ impl Quarantine {
     pub fn run(self) -> Result<(), Exit> {
         match self {
             Quarantine::List { place, json } => list(&Desk::open(&place)?, json),
-            Quarantine::Show { place, record, purpose } => show(&Desk::open(&place)?, &record, &purpose),
+            Quarantine::Show { place, record, purpose } => {
+                show(&Desk::open(&place)?, &record, &purpose)
+            }
             Quarantine::Replay { place, records, all, purpose } => {
                 replay(&Desk::open(&place)?, &records, all, &purpose)
             }
@@ -97,7 +99,8 @@ impl Desk {
     fn held(&self) -> anyhow::Result<Vec<Held>> {
         let topic = &self.config.quarantine.topic;
         let mut held = BTreeMap::new();
-        let mut reader = Reader::open(&self.settings, topic).with_context(|| format!("topic {topic}"))?;
+        let mut reader =
+            Reader::open(&self.settings, topic).with_context(|| format!("topic {topic}"))?;
         reader.to_end(|record| {
             let number = |name| record.header(name).and_then(|text| text.parse().ok());
             let topic = record.header(quarantine::TOPIC).map(str::to_owned);
@@ -112,7 +115,9 @@ impl Desk {
 
     fn open_record(&self, keys: &Keyset, held: &Held) -> anyhow::Result<Opened> {
         let value = held.record.value.as_deref().filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| anyhow!("{}: too large to be held; its digest stands for it", held.from))?;
+        let value = value.ok_or_else(|| {
+            anyhow!("{}: too large to be held; its digest stands for it", held.from)
+        })?;
         quarantine::open(keys, &held.from, value).with_context(|| held.from.to_string())
     }
 
@@ -147,8 +152,13 @@ fn list(desk: &Desk, json: bool) -> Result<(), Exit> {
             });
             writeln!(out, "{entry}")?;
         } else {
-            let (stage, reason, path) = (of(quarantine::STAGE), of(quarantine::REASON), of(quarantine::PATH));
-            writeln!(out, "{from}  {reason} ({stage}) {path}  {}", of(crate::rewrite::POLICY_HEADER))?;
+            let (stage, reason, path) =
+                (of(quarantine::STAGE), of(quarantine::REASON), of(quarantine::PATH));
+            writeln!(
+                out,
+                "{from}  {reason} ({stage}) {path}  {}",
+                of(crate::rewrite::POLICY_HEADER)
+            )?;
         }
     }
     if !json {
@@ -190,7 +200,9 @@ impl Printable for Vec<u8> {
     fn escape_ascii_unless_utf8(&self) -> String {
         match std::str::from_utf8(self) {
             // No control character of a record reaches the terminal.
-            Ok(text) if !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) => text.to_owned(),
+            Ok(text) if !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) => {
+                text.to_owned()
+            }
             _ => self.escape_ascii().to_string(),
         }
     }

@@ -20,8 +20,10 @@ pub struct Run {
 impl Run {
     pub fn run(self) -> Result<(), Exit> {
         let config = Config::load(&self.config).or_usage()?;
-        telemetry::start_logs(config.telemetry.log_format, &config.telemetry.log_level).or_usage()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        telemetry::start_logs(config.telemetry.log_format, &config.telemetry.log_level)
+            .or_usage()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
             let ended = match Worker::start(config, None).await {
                 Ok(worker) => worker.run().await,

@@ -1,6 +1,6 @@
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit random nonces.
 
-use aes_gcm::{Aes256Gcm, AeadInOut, KeyInit};
+use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 
 /// Bytes of a nonce.
 pub const NONCE: usize = 12;
@@ -32,7 +32,12 @@ impl Cipher {
     }
 
     /// Decrypts ciphertext and tag.
-    pub fn open(&self, nonce: &[u8; NONCE], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, DoesNotOpen> {
+    pub fn open(
+        &self,
+        nonce: &[u8; NONCE],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, DoesNotOpen> {
         let split = sealed.len().checked_sub(TAG).ok_or(DoesNotOpen)?;
         let (ciphertext, tag) = sealed.split_at(split);
         let tag: &[u8; TAG] = tag.try_into().map_err(|_| DoesNotOpen)?;

@@ -205,7 +205,10 @@ mod tests {
             let mut changed = made.clone();
             changed[at] ^= 1;
             assert!(open(&key(1), "crm/email", "contacts[].email", &changed).is_err(), "byte {at}");
-            assert!(open(&key(1), "crm/email", "contacts[].email", &made[..at]).is_err(), "cut {at}");
+            assert!(
+                open(&key(1), "crm/email", "contacts[].email", &made[..at]).is_err(),
+                "cut {at}"
+            );
         }
     }
 }

@@ -37,7 +37,9 @@ impl std::str::FromStr for KeyId {
 }
 
 /// What a key may be used for; a key of one purpose serves no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// `encrypt`.

@@ -24,8 +24,12 @@ impl Admin {
     }
 
     /// The largest record that each topic takes, in bytes, as far as the broker tells.
-    pub async fn record_limits(&self, topics: &[&str]) -> Result<BTreeMap<String, usize>, KafkaError> {
-        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    pub async fn record_limits(
+        &self,
+        topics: &[&str],
+    ) -> Result<BTreeMap<String, usize>, KafkaError> {
+        let resources: Vec<_> =
+            topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
         let mut limits = BTreeMap::new();
         for resource in self.0.describe_configs(&resources, &options).await?.into_iter().flatten() {

@@ -159,8 +159,10 @@ impl ClientSettings {
 
     /// `Auto` begins as `Consumer`, unless a setting is of use with the classic protocol alone.
     pub fn protocol(&self) -> GroupProtocol {
-        let classic = ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"];
-        let set = |name: &&str| self.consumer.contains_key(*name) || self.common.get(name).is_some();
+        let classic =
+            ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"];
+        let set =
+            |name: &&str| self.consumer.contains_key(*name) || self.common.get(name).is_some();
         match (self.protocol, classic.iter().any(set)) {
             (GroupProtocol::Auto, true) => GroupProtocol::Classic,
             (GroupProtocol::Auto, false) => GroupProtocol::Consumer,
@@ -224,13 +226,16 @@ impl ClientSettings {
 
     /// Whether the user says how large a record may be.
     pub fn has_record_limit(&self) -> bool {
-        self.producer.contains_key("message.max.bytes") || self.common.get("message.max.bytes").is_some()
+        self.producer.contains_key("message.max.bytes")
+            || self.common.get("message.max.bytes").is_some()
     }
 
     /// The same, for a producer whose topics take records of `smallest` to `largest` bytes.
     pub fn with_record_limits(mut self, smallest: usize, largest: usize) -> ClientSettings {
         // A batch must fit the topic as a record must; a record larger than a batch goes alone.
-        self.producer.entry("batch.size".into()).or_insert(smallest.saturating_sub(BATCH_FRAME).to_string());
+        self.producer
+            .entry("batch.size".into())
+            .or_insert(smallest.saturating_sub(BATCH_FRAME).to_string());
         self.producer.entry("message.max.bytes".into()).or_insert(largest.to_string());
         self
     }

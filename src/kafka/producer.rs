@@ -84,7 +84,11 @@ pub struct Sink {
 
 impl Sink {
     /// With `transactional_id`, waits until the broker has ended what a predecessor of that name left open.
-    pub fn open(settings: &ClientSettings, transactional_id: Option<&str>, patience: Duration) -> Result<Sink, SinkError> {
+    pub fn open(
+        settings: &ClientSettings,
+        transactional_id: Option<&str>,
+        patience: Duration,
+    ) -> Result<Sink, SinkError> {
         let context = SinkContext {
             connection: Arc::new(Connection::default()),
             undelivered: AtomicBool::new(false),
@@ -133,7 +137,12 @@ impl Sink {
         self.send(topic, record.key(), record.value(), timestamp_ms, partition, headers)
     }
 
-    pub fn quarantine(&mut self, topic: &str, sealed: &Sealed, timestamp_ms: Option<i64>) -> Result<(), SinkError> {
+    pub fn quarantine(
+        &mut self,
+        topic: &str,
+        sealed: &Sealed,
+        timestamp_ms: Option<i64>,
+    ) -> Result<(), SinkError> {
         let headers = sealed.headers().iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
@@ -190,7 +199,11 @@ impl Sink {
 
     /// Ends the batch: all of it is published, with the positions, or none of it.
     /// Without transactions it returns when all records are delivered; positions are the caller's to commit.
-    pub fn commit(&mut self, positions: &Positions, generation: Option<&Generation>) -> Result<(), SinkError> {
+    pub fn commit(
+        &mut self,
+        positions: &Positions,
+        generation: Option<&Generation>,
+    ) -> Result<(), SinkError> {
         self.drain()?;
         if !self.transactional {
             self.open = false;
@@ -259,4 +272,3 @@ impl Sink {
         }
     }
 }
-

@@ -126,7 +126,9 @@ impl Writer {
                     self.0.poll(Duration::ZERO);
                     return Ok(());
                 }
-                Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                Err((error, back))
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
+                {
                     message = back;
                     self.0.poll(Duration::from_millis(10));
                 }

@@ -140,14 +140,20 @@ pub struct Source {
 
 impl Source {
     /// `protocol` says which one to speak; `Auto` is settled by the caller.
-    pub fn open(settings: &ClientSettings, protocol: GroupProtocol, topics: &[&str]) -> Result<Source, SourceError> {
+    pub fn open(
+        settings: &ClientSettings,
+        protocol: GroupProtocol,
+        topics: &[&str],
+    ) -> Result<Source, SourceError> {
         let context = SourceContext {
             connection: Arc::clone(&settings.connection),
             changes: Mutex::default(),
             changed: AtomicBool::new(false),
         };
-        let consumer: BaseConsumer<SourceContext> =
-            settings.consumer(protocol).create_with_context(context).map_err(SourceError::Settings)?;
+        let consumer: BaseConsumer<SourceContext> = settings
+            .consumer(protocol)
+            .create_with_context(context)
+            .map_err(SourceError::Settings)?;
         consumer.subscribe(topics)?;
         Ok(Source { consumer })
     }

@@ -33,7 +33,9 @@ pub enum KeysetError {
     Read { path: PathBuf, error: std::io::Error },
     #[error("{path}: {error}")]
     Write { path: PathBuf, error: std::io::Error },
-    #[error("{path} is there already: a keyset is never overwritten, since what it encrypted could not be opened")]
+    #[error(
+        "{path} is there already: a keyset is never overwritten, since what it encrypted could not be opened"
+    )]
     Exists { path: PathBuf },
     #[error("{path} has the mode {mode:03o}: others can read the keys; run `chmod 600 {path}`")]
     Readable { path: PathBuf, mode: u32 },
@@ -96,10 +98,10 @@ impl Keyset {
             return Err(KeysetError::Readable { path: path.into(), mode });
         }
         let mut text = String::new();
-        let parsed = file
-            .read_to_string(&mut text)
-            .map_err(read)
-            .and_then(|_| Keyset::parse(&text).map_err(|problem| KeysetError::Malformed { path: path.into(), problem }));
+        let parsed = file.read_to_string(&mut text).map_err(read).and_then(|_| {
+            Keyset::parse(&text)
+                .map_err(|problem| KeysetError::Malformed { path: path.into(), problem })
+        });
         text.zeroize();
         parsed
     }
@@ -110,8 +112,12 @@ impl Keyset {
             std::io::ErrorKind::AlreadyExists => KeysetError::Exists { path: path.into() },
             _ => KeysetError::Write { path: path.into(), error },
         };
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(write)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(write)?;
         let mut text = self.print();
         let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
         text.zeroize();
@@ -159,7 +165,9 @@ impl Keyset {
                 return Err(of("the same id and version as another"));
             }
             let primary = |status| status == Status::Primary;
-            let twice = keys.iter().any(|(purpose, status, _)| *purpose == entry.purpose && primary(*status));
+            let twice = keys
+                .iter()
+                .any(|(purpose, status, _)| *purpose == entry.purpose && primary(*status));
             if primary(entry.status) && twice {
                 return Err(of("a second primary key of its purpose"));
             }
@@ -181,7 +189,9 @@ impl KeySource for Keyset {
     fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError> {
         self.keys
             .iter()
-            .find(|(_, status, key)| (key.id, key.version) == (id, version) && *status != Status::Disabled)
+            .find(|(_, status, key)| {
+                (key.id, key.version) == (id, version) && *status != Status::Disabled
+            })
             .map(|(_, _, key)| key.clone())
             .ok_or(KeyError::Unknown(id, version))
     }
@@ -223,7 +233,9 @@ mod tests {
         let keyset = Keyset::generate();
         let text = keyset.print();
         let key = STANDARD.encode(keyset.primary(Purpose::Field).unwrap().secret.expose());
-        for broken in [text.replace("\"key\"", "\"kez\""), text.replace('}', ""), text.replace("==", "")] {
+        for broken in
+            [text.replace("\"key\"", "\"kez\""), text.replace('}', ""), text.replace("==", "")]
+        {
             if let Err(problem) = Keyset::parse(&broken) {
                 assert!(!problem.contains(&key[..8]), "{problem}");
             }

@@ -17,7 +17,11 @@ pub const SPEC: Spec = Spec {
     deterministic: true,
     distinct: true,
     parameters: &[Parameter { name: "text", default: "required", doc: "what to append" }],
-    examples: &[Example { policy: "append: ' (test)'", input: r#""Ann""#, output: r#""Ann (test)""# }],
+    examples: &[Example {
+        policy: "append: ' (test)'",
+        input: r#""Ann""#,
+        output: r#""Ann (test)""#,
+    }],
     build: |arguments| match arguments.bare("text") {
         Some(text) => Some(Treatment::Plain(Arc::new(Append(text.as_str().to_owned())))),
         None => {

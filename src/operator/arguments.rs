@@ -3,8 +3,8 @@
 
 use std::ops::RangeInclusive;
 
-use marked_yaml::types::{MarkedScalarNode, Span};
 use marked_yaml::Node;
+use marked_yaml::types::{MarkedScalarNode, Span};
 
 /// Something wrong at a place of a policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,9 @@ pub fn nearest<'n>(name: &str, valid: impl IntoIterator<Item = &'n str>) -> Opti
     let lower = name.to_lowercase();
     valid
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate)
+        })
         .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate.to_owned())
@@ -181,4 +183,3 @@ impl<'a> Arguments<'a> {
         self.problems
     }
 }
-

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::Treatment;
 use super::constant::Constant;
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
-use super::Treatment;
 
 pub const SPEC: Spec = Spec {
     name: "replace",

@@ -16,7 +16,11 @@ pub const SPEC: Spec = Spec {
     reversible: false,
     deterministic: true,
     distinct: false,
-    parameters: &[Parameter { name: "length", default: "required", doc: "how many characters stay" }],
+    parameters: &[Parameter {
+        name: "length",
+        default: "required",
+        doc: "how many characters stay",
+    }],
     examples: &[
         Example { policy: "truncate: 3", input: r#""张伟丽娜""#, output: r#""张伟丽""# },
         Example { policy: "truncate: { length: 2 }", input: "12345", output: r#""12""# },

@@ -108,7 +108,12 @@ fn cel_value(value: &serde_json::Value) -> Value {
 }
 
 /// Collects which fields of the row are read; `whole` where the row is used other than by a named field.
-fn walk(expr: &IdedExpr, reads: &mut BTreeSet<String>, bound: &mut BTreeSet<String>, whole: &mut bool) {
+fn walk(
+    expr: &IdedExpr,
+    reads: &mut BTreeSet<String>,
+    bound: &mut BTreeSet<String>,
+    whole: &mut bool,
+) {
     match &expr.expr {
         Expr::Select(select) => {
             if matches!(&select.operand.expr, Expr::Ident(name) if name == ROW) {
@@ -182,7 +187,9 @@ mod tests {
     #[test]
     fn only_named_fields_of_the_row_are_read() {
         assert_eq!(
-            Condition::compile("has(row.a.b) && row.c == 'x' && row.d.exists(e, e.f == row.g)").unwrap().reads(),
+            Condition::compile("has(row.a.b) && row.c == 'x' && row.d.exists(e, e.f == row.g)")
+                .unwrap()
+                .reads(),
             ["a", "c", "d", "g"]
         );
         for text in ["row.", "after.x == 1", "size(row) > 1", "row['a'] == 1", "1 +"] {

@@ -13,7 +13,7 @@ mod plan;
 pub use condition::{Condition, Verdict};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use model::{
-    Chosen, Field, Format, KeyRule, Nulls, Policy, Topics, Unclassified, View, MAX_VIEWS,
+    Chosen, Field, Format, KeyRule, MAX_VIEWS, Nulls, Policy, Topics, Unclassified, View,
 };
 pub use path::{Path, Segment};
 pub use plan::{

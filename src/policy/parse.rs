@@ -38,9 +38,8 @@ impl Policy {
             Some(policy) if errors.is_empty() => Ok(Policy { warnings, ..policy }),
             _ => {
                 errors.extend(warnings);
-                errors.sort_by(|a, b| {
-                    (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column))
-                });
+                errors
+                    .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
                 Err(Diagnostics(errors))
             }
         }
@@ -57,9 +56,8 @@ struct Parser<'r> {
     files: Vec<PathBuf>,
 }
 
-const POLICY_KEYS: &[&str] = &[
-    "policy", "version", "source", "subject", "unclassified", "include", "fields", "views",
-];
+const POLICY_KEYS: &[&str] =
+    &["policy", "version", "source", "subject", "unclassified", "include", "fields", "views"];
 const SOURCE_KEYS: &[&str] = &["topic", "format"];
 const VIEW_KEYS: &[&str] = &[
     "topic", "readers", "where", "key", "headers", "nulls", "domain", "include", "default",
@@ -128,7 +126,12 @@ impl Parser<'_> {
         scalar
     }
 
-    fn required<'n>(&mut self, map: &'n MarkedMappingNode, name: &str, expected: &str) -> Option<&'n Node> {
+    fn required<'n>(
+        &mut self,
+        map: &'n MarkedMappingNode,
+        name: &str,
+        expected: &str,
+    ) -> Option<&'n Node> {
         let node = map.get_node(name);
         if node.is_none() {
             self.at(map.span(), format!("no `{name}`"), expected);
@@ -174,7 +177,8 @@ impl Parser<'_> {
     }
 
     fn policy(&mut self, file: &FilePath, node: &Node) -> Option<Policy> {
-        let map = self.mapping(node, "a policy: a mapping with `policy`, `source`, `fields`, `views`")?;
+        let map =
+            self.mapping(node, "a policy: a mapping with `policy`, `source`, `fields`, `views`")?;
         self.only(map, POLICY_KEYS, "a policy");
         let name = self
             .required(map, "policy", "the policy's name: `policy: NAME`")
@@ -211,7 +215,13 @@ impl Parser<'_> {
         let policy = Policy {
             name: name?,
             version,
-            digest: self.digest.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            digest: self
+                .digest
+                .clone()
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
             topics,
             format,
             subject,
@@ -343,7 +353,9 @@ impl Parser<'_> {
 
     fn treatments(&mut self, node: Option<&Node>) -> Treatments {
         let Some(node) = node else { return Vec::new() };
-        let Some(map) = self.mapping(node, "classes and their treatments") else { return Vec::new() };
+        let Some(map) = self.mapping(node, "classes and their treatments") else {
+            return Vec::new();
+        };
         let entries = map.iter().filter_map(|(word, node)| {
             let class = self.valid_name(word, "the name of a class");
             Some((class?, self.chosen(node)?))
@@ -435,7 +447,9 @@ impl Parser<'_> {
             .and_then(|node| self.scalar(node, "a CEL expression"))
             .and_then(|word| {
                 Condition::compile(word.as_str())
-                    .map_err(|expected| self.at(word.span(), format!("`{}`", word.as_str()), expected))
+                    .map_err(|expected| {
+                        self.at(word.span(), format!("`{}`", word.as_str()), expected)
+                    })
                     .ok()
             });
         let keys =
@@ -445,9 +459,8 @@ impl Parser<'_> {
         let headers = headers.iter().map(|word| word.as_str().to_owned()).collect();
         let nulls = [("keep", Nulls::Keep), ("treat", Nulls::Treat)];
         let nulls = self.choice(map.get_node("nulls"), &nulls, Nulls::Keep);
-        let domain = map
-            .get_node("domain")
-            .and_then(|node| self.name(node, "the name of a domain"));
+        let domain =
+            map.get_node("domain").and_then(|node| self.name(node, "the name of a domain"));
         let own = self.include(file, map.get_node("include"));
         let default = map.get_node("default").and_then(|node| self.chosen(node));
         let listed = map.get_node("classes").map(|node| self.treatments(Some(node)));
@@ -457,7 +470,8 @@ impl Parser<'_> {
         let mut classes = Treatments::new();
         let mut missing = Vec::new();
         for class in fields.iter().map(|(_, field)| &field.class) {
-            if classes.iter().any(|(known, _)| known == class) || missing.contains(&class.as_str()) {
+            if classes.iter().any(|(known, _)| known == class) || missing.contains(&class.as_str())
+            {
                 continue;
             }
             let of = |treatments: &Treatments| {
@@ -502,7 +516,8 @@ impl Parser<'_> {
             let (path, chosen) = (self.path(word), self.chosen(node));
             let Some(path) = path else { continue };
             if !fields.iter().any(|(_, field)| field.path == path) {
-                let names: Vec<_> = fields.iter().map(|(_, field)| field.path.to_string()).collect();
+                let names: Vec<_> =
+                    fields.iter().map(|(_, field)| field.path.to_string()).collect();
                 let expected = "a path that stands in `fields`";
                 let problem = Problem::at(word.span(), format!("`{path}`"), expected);
                 self.error(problem.or_nearest(word.as_str(), names.iter().map(String::as_str)));
@@ -548,12 +563,15 @@ impl Parser<'_> {
                 .filter(|field| field.path.0.first() == Some(&first))
                 .filter_map(|field| {
                     let chosen = chosen_for(policy, view, &field.path)?;
-                    (chosen.spec.gives != Gives::Same).then_some((field.class.as_str(), chosen.spec.name))
+                    (chosen.spec.gives != Gives::Same)
+                        .then_some((field.class.as_str(), chosen.spec.name))
                 })
                 .collect();
             let known = policy.fields.iter().any(|field| field.path.0.first() == Some(&first));
-            let disclosed: Vec<_> =
-                of.iter().map(|(class, name)| format!("class `{class}`, which it treats with {name}")).collect();
+            let disclosed: Vec<_> = of
+                .iter()
+                .map(|(class, name)| format!("class `{class}`, which it treats with {name}"))
+                .collect();
             let what = match (known, disclosed.is_empty()) {
                 (true, true) => continue,
                 (true, false) => disclosed.join(" and "),
@@ -569,7 +587,11 @@ impl Parser<'_> {
 }
 
 /// What `view` does with the field at `path`, a path of `fields`.
-pub(super) fn chosen_for<'p>(policy: &'p Policy, view: &'p View, path: &Path) -> Option<&'p Chosen> {
+pub(super) fn chosen_for<'p>(
+    policy: &'p Policy,
+    view: &'p View,
+    path: &Path,
+) -> Option<&'p Chosen> {
     policy.fields.iter().find(|field| field.path == *path).and_then(|field| view.field(field))
 }
 
@@ -610,7 +632,11 @@ fn syntax(error: &LoadError) -> Problem {
             let span = twice.key.span();
             let first = twice.prev_key.span().start().map_or(0, |mark| mark.line());
             let found = format!("`{}` again", twice.key.as_str());
-            return Problem::at(span, found, format!("each name once (the first is in line {first})"));
+            return Problem::at(
+                span,
+                found,
+                format!("each name once (the first is in line {first})"),
+            );
         }
     };
     Problem { line: mark.line(), column: mark.column(), found, expected, nearest: None }

@@ -120,7 +120,19 @@ mod tests {
 
     #[test]
     fn paths_read_and_print_alike() {
-        for text in ["a", "a.b", "a[].b", "a[][]", "[].x", "*.a", "**.a", "a.**", r"a\.b.c\*", "**", "a.*[]"] {
+        for text in [
+            "a",
+            "a.b",
+            "a[].b",
+            "a[][]",
+            "[].x",
+            "*.a",
+            "**.a",
+            "a.**",
+            r"a\.b.c\*",
+            "**",
+            "a.*[]",
+        ] {
             assert_eq!(Path::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(

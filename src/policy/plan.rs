@@ -126,7 +126,9 @@ pub struct ViewPlan {
 pub enum PlanError {
     #[error("policy `{policy}`: {error}")]
     Key { policy: String, error: KeyError },
-    #[error("policy `{0}`: its `*` and `**` paths combine in more than {MOST_STATES} ways; use fewer patterns")]
+    #[error(
+        "policy `{0}`: its `*` and `**` paths combine in more than {MOST_STATES} ways; use fewer patterns"
+    )]
     TooManyStates(String),
 }
 
@@ -350,9 +352,10 @@ impl Plan {
         loop {
             let closed = |id: Option<StateId>| id.is_some_and(|id| self.state(id).keeps_all);
             let leaking = self.states.iter().position(|state| {
-                let inside = state.names.values().all(|edge| {
-                    closed(self.edges.get(*edge as usize).map(|edge| edge.to))
-                });
+                let inside = state
+                    .names
+                    .values()
+                    .all(|edge| closed(self.edges.get(*edge as usize).map(|edge| edge.to)));
                 state.keeps_all && !(inside && closed(state.other) && closed(state.element))
             });
             match leaking.and_then(|at| self.states.get_mut(at)) {
@@ -412,7 +415,8 @@ struct Automaton {
 impl Automaton {
     fn build(policy: &Policy) -> Result<Automaton, PlanError> {
         let conditions = policy.views.iter().filter_map(|view| view.condition.as_ref());
-        let captures: BTreeSet<&String> = conditions.flat_map(|condition| condition.reads()).collect();
+        let captures: BTreeSet<&String> =
+            conditions.flat_map(|condition| condition.reads()).collect();
         let captures: Vec<String> = captures.into_iter().cloned().collect();
         let tree = tree(policy, &captures);
         let mut sets = Numbered::default();
@@ -478,7 +482,8 @@ impl Automaton {
             }
             self.add_state(state)
         };
-        let listed = |names: &'static [&'static str]| names.iter().map(|name| (*name, Role::Positional));
+        let listed =
+            |names: &'static [&'static str]| names.iter().map(|name| (*name, Role::Positional));
         let source = object(&mut listed(debezium::SOURCE));
         let transaction = object(&mut listed(debezium::TRANSACTION));
         let parts = debezium::ENVELOPE.iter().map(|(name, part)| (*name, Role::Part(*part)));

@@ -119,7 +119,8 @@ impl Sealing {
         policy: &str,
     ) -> Sealed {
         let text = |bytes: &[u8]| STANDARD.encode(bytes);
-        let headers = record.headers.iter().map(|(name, value)| ((*name).to_owned(), value.map(text)));
+        let headers =
+            record.headers.iter().map(|(name, value)| ((*name).to_owned(), value.map(text)));
         let content = Content {
             timestamp_ms,
             key: record.key.map(text),
@@ -168,8 +169,8 @@ fn headers_of(from: &Coordinates, failure: &Failure, policy: &str) -> Vec<(&'sta
 pub fn open(keys: &dyn KeySource, from: &Coordinates, value: &[u8]) -> Result<Opened, OpenError> {
     let label = ciphertext::label(value).map_err(|_| OpenError::DoesNotOpen)?;
     let key = keys.find(label.key, label.version)?;
-    let plaintext = ciphertext::open(&key, DOMAIN, &from.path(), value)
-        .map_err(|_| OpenError::DoesNotOpen)?;
+    let plaintext =
+        ciphertext::open(&key, DOMAIN, &from.path(), value).map_err(|_| OpenError::DoesNotOpen)?;
     let content: Content =
         serde_json::from_slice(plaintext.expose()).map_err(|_| OpenError::DoesNotOpen)?;
     let bytes = |text: String| STANDARD.decode(text).map_err(|_| OpenError::DoesNotOpen);
@@ -203,7 +204,8 @@ mod tests {
             headers: &[("h", Some(b"v")), ("n", None)],
         };
         let failure = Failure::new(Stage::Decode, Reason::InvalidJson);
-        let sealed = Sealing::new(&keys).unwrap().seal(&record, Some(5), &from(), &failure, "p@1#0");
+        let sealed =
+            Sealing::new(&keys).unwrap().seal(&record, Some(5), &from(), &failure, "p@1#0");
         let opened = open(&keys, &from(), sealed.value()).unwrap();
         assert_eq!(opened.key.as_deref(), record.key);
         assert_eq!(opened.value.as_deref(), record.value);

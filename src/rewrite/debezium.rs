@@ -63,12 +63,20 @@ pub fn envelope(
                     }
                     Kind::Object => {
                         let mut payload = Envelope::default();
-                        walk.members(frame, walk.plan.envelope, mask, spot.depth, |walk, frame, spot, written| {
-                            match once(walk, spot, &mut payload)? {
-                                Some(Part::Schema | Part::Payload) => Err(malformed("payload in payload")),
-                                part => self::part(walk, frame, spot, written, part, form, &mut payload),
-                            }
-                        })?;
+                        walk.members(
+                            frame,
+                            walk.plan.envelope,
+                            mask,
+                            spot.depth,
+                            |walk, frame, spot, written| match once(walk, spot, &mut payload)? {
+                                Some(Part::Schema | Part::Payload) => {
+                                    Err(malformed("payload in payload"))
+                                }
+                                part => {
+                                    self::part(walk, frame, spot, written, part, form, &mut payload)
+                                }
+                            },
+                        )?;
                         inner = Some(payload);
                         Ok(())
                     }
@@ -175,7 +183,11 @@ fn positional(
 }
 
 /// MongoDB's image: the document as JSON in a string.
-fn text_image(walk: &mut Walk<'_>, frame: &mut Frame<'_, '_>, spot: &Spot<'_>) -> Result<(), Failure> {
+fn text_image(
+    walk: &mut Walk<'_>,
+    frame: &mut Frame<'_, '_>,
+    spot: &Spot<'_>,
+) -> Result<(), Failure> {
     let start = frame.scan.at();
     let mut buffer = String::new();
     let document = frame.scan.value()?.characters(&mut buffer);

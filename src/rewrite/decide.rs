@@ -11,13 +11,18 @@ use crate::policy::{Unclassified, Verdict};
 impl Rewriter {
     /// What `view`'s condition says of an image; true where there is none.
     fn verdict(&mut self, view: usize, image: Image) -> Verdict {
-        let Some(condition) = self.plan.views.get(view).and_then(|view| view.condition.as_ref()) else {
+        let Some(condition) = self.plan.views.get(view).and_then(|view| view.condition.as_ref())
+        else {
             return Verdict::True;
         };
         let fields = self.memory.captured.iter().filter(|captured| captured.image == image);
         let fields = fields.filter_map(|captured| {
             let name = self.plan.captures.get(captured.capture)?.as_str();
-            condition.reads().iter().any(|read| read == name).then_some((name, captured.text.as_str()))
+            condition
+                .reads()
+                .iter()
+                .any(|read| read == name)
+                .then_some((name, captured.text.as_str()))
         });
         let verdict = condition.holds(fields);
         if verdict == Verdict::Error {
@@ -54,8 +59,12 @@ impl Rewriter {
             (Operation::Create | Operation::Read, Met::Absent | Met::Null) => {
                 return Err(malformed().at("(no after)".into()));
             }
-            (Operation::Message, _) if self.plan.policy.unclassified == Unclassified::Quarantine => {
-                return Err(Failure::new(Stage::Transform, Reason::Unclassified).at("(message)".into()));
+            (Operation::Message, _)
+                if self.plan.policy.unclassified == Unclassified::Quarantine =>
+            {
+                return Err(
+                    Failure::new(Stage::Transform, Reason::Unclassified).at("(message)".into())
+                );
             }
             _ => {}
         }

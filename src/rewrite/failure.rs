@@ -92,18 +92,24 @@ impl Reason {
     /// What a person can do about it.
     pub fn advice(self) -> &'static str {
         match self {
-            Reason::InvalidUtf8 | Reason::InvalidJson => "the producer wrote no valid JSON; is `format` right?",
+            Reason::InvalidUtf8 | Reason::InvalidJson => {
+                "the producer wrote no valid JSON; is `format` right?"
+            }
             Reason::TooDeep => "nested deeper than the limit",
             Reason::NotAnObject => "an event is a JSON object",
             Reason::Envelope => "the envelope is not as `format` says",
             Reason::Schema => "the embedded schema is not Kafka Connect's",
             Reason::Unclassified => "classify the field in the policy, or set `unclassified: drop`",
-            Reason::KeyShape => "the record key is no JSON object: use `key: tokenize` or `key: drop`",
+            Reason::KeyShape => {
+                "the record key is no JSON object: use `key: tokenize` or `key: drop`"
+            }
             Reason::KeyField => {
                 "classify every field of the record key, with keep, tokenize or hash; or use `key: tokenize`"
             }
             Reason::WrongType => "the treatment does not take a value of this type",
-            Reason::NotADate => "`generalize: { date }` met something that is no date (`unit` for numbers)",
+            Reason::NotADate => {
+                "`generalize: { date }` met something that is no date (`unit` for numbers)"
+            }
             Reason::NotANumber => "`generalize: { numbers }` met something that is no number",
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
             Reason::Internal => "a defect of veilstream: please report it",

@@ -57,8 +57,9 @@ impl<'a> Sanitized<'a> {
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
         let kept = self.kept;
         let of_source = self.record.headers.iter().copied();
-        let of_source = of_source
-            .filter(move |(name, _)| *name != POLICY_HEADER && kept.iter().any(|kept| kept == name));
+        let of_source = of_source.filter(move |(name, _)| {
+            *name != POLICY_HEADER && kept.iter().any(|kept| kept == name)
+        });
         std::iter::once((POLICY_HEADER, Some(self.label.as_bytes()))).chain(of_source)
     }
 

@@ -47,7 +47,9 @@ impl SchemaCache {
                 let raw = scan.value_within(depth)?.text();
                 let schema: Value = serde_json::from_str(raw).map_err(|_| unreadable())?;
                 let views = (0..plan.views.len())
-                    .map(|view| rewrite(plan, side, &schema, 1 << view).map(|view| view.to_string()))
+                    .map(|view| {
+                        rewrite(plan, side, &schema, 1 << view).map(|view| view.to_string())
+                    })
                     .collect::<Result<_, _>>()?;
                 self.0.truncate(KEPT - 1);
                 self.0.insert(0, Entry { side, raw: raw.to_owned(), views });
@@ -130,7 +132,8 @@ impl Rewriter<'_> {
         } else {
             let optional = actions.null & self.bit != 0
                 || schema.get("optional").and_then(Value::as_bool).unwrap_or(false);
-            let kept = if actions.null & self.bit != 0 && !container { kind(schema) } else { "string" };
+            let kept =
+                if actions.null & self.bit != 0 && !container { kind(schema) } else { "string" };
             let mut new = json!({ "type": kept, "optional": optional });
             if let (Some(new), Some(name)) = (new.as_object_mut(), schema.get("field")) {
                 new.insert("field".into(), name.clone());
@@ -142,7 +145,10 @@ impl Rewriter<'_> {
     /// As the walk decides it for an object or array.
     fn descends(&self, state: &State, actions: &crate::policy::Actions) -> bool {
         let takes = |kind| {
-            actions.apply.iter().any(|apply| self.bit & (1 << apply.view) != 0 && apply.takes.takes(kind))
+            actions
+                .apply
+                .iter()
+                .any(|apply| self.bit & (1 << apply.view) != 0 && apply.takes.takes(kind))
         };
         state.inner
             || actions.keep & self.bit != 0
@@ -155,9 +161,9 @@ impl Rewriter<'_> {
         // What no view element can be is said to be an optional string: the array is empty.
         let never = || json!({ "type": "string", "optional": true });
         match kind(schema) {
-            "struct" => structure(schema, |name, field| {
-                self.value(field, self.plan.step(at, name))
-            }),
+            "struct" => {
+                structure(schema, |name, field| self.value(field, self.plan.step(at, name)))
+            }
             "array" => {
                 let mut new = frame(schema)?;
                 let items = schema.get("items")?;
@@ -209,10 +215,8 @@ fn structure(schema: &Value, keep: impl Fn(&str, &Value) -> Option<Value>) -> Op
     }
     let mut new = frame(schema)?;
     let fields = schema.get("fields")?.as_array()?;
-    let fields = fields
-        .iter()
-        .filter_map(|field| keep(field.get("field")?.as_str()?, field))
-        .collect();
+    let fields =
+        fields.iter().filter_map(|field| keep(field.get("field")?.as_str()?, field)).collect();
     new.insert("fields".into(), Value::Array(fields));
     Some(Value::Object(new))
 }

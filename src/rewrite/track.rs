@@ -99,7 +99,9 @@ impl<'i, 't> Frame<'i, 't> {
     /// Takes back what went to the views of `mask` since the mark.
     pub fn rewind(&mut self, mark: &Mark, mask: u64) {
         for view in each(mask) {
-            if let (Some(track), Some((length, from))) = (self.tracks.get_mut(view), mark.tracks.get(view)) {
+            if let (Some(track), Some((length, from))) =
+                (self.tracks.get_mut(view), mark.tracks.get(view))
+            {
                 track.out.truncate(*length);
                 track.from = *from;
             }

@@ -91,7 +91,14 @@ impl<'p> Walk<'p> {
 
     /// Where `name` leads from `state`. `edge` is the last known name of this object.
     #[inline]
-    fn find(&mut self, at: StateId, state: &State, name: &str, escaped: bool, edge: &mut u32) -> StateId {
+    fn find(
+        &mut self,
+        at: StateId,
+        state: &State,
+        name: &str,
+        escaped: bool,
+        edge: &mut u32,
+    ) -> StateId {
         if !escaped {
             let guess = match *edge {
                 NO_EDGE => self.memory.firsts.get(at.0 as usize),
@@ -108,7 +115,14 @@ impl<'p> Walk<'p> {
         self.look_up(at, state, name, escaped, edge)
     }
 
-    fn look_up(&mut self, at: StateId, state: &State, name: &str, escaped: bool, edge: &mut u32) -> StateId {
+    fn look_up(
+        &mut self,
+        at: StateId,
+        state: &State,
+        name: &str,
+        escaped: bool,
+        edge: &mut u32,
+    ) -> StateId {
         let text = if escaped {
             Scanner::unescape(name, &mut self.memory.scratch.other);
             self.memory.scratch.other.as_str()
@@ -155,7 +169,8 @@ impl<'p> Walk<'p> {
                 let (name, escaped) = frame.scan.name()?;
                 frame.scan.expect(b':')?;
                 let to = self.find(at, state, name, escaped, &mut edge);
-                let spot = Spot { at: to, parent: at, name: Some(name), mask, place, depth: depth + 1 };
+                let spot =
+                    Spot { at: to, parent: at, name: Some(name), mask, place, depth: depth + 1 };
                 each(self, frame, &spot, &mut written)?;
                 before = frame.scan.at();
                 if frame.scan.accept(b'}') {

@@ -23,7 +23,10 @@ pub struct Health {
 
 impl Health {
     pub fn new(lanes: usize) -> Health {
-        Health { lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(), stopping: AtomicBool::new(false) }
+        Health {
+            lanes: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     pub fn set_ready(&self, lane: usize, ready: bool) {
@@ -59,9 +62,15 @@ pub async fn serve(
     let address = listener.local_addr()?;
     let app = Router::new()
         .route("/", get(index))
-        .route("/metrics", get(|State(shared): State<Shared>| async move {
-            ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
-        }))
+        .route(
+            "/metrics",
+            get(|State(shared): State<Shared>| async move {
+                (
+                    [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+                    shared.metrics.text(),
+                )
+            }),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(Shared { metrics, health });
@@ -72,7 +81,10 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     if shared.health.ready() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: a lane starts, waits for the broker, or stops\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: a lane starts, waits for the broker, or stops\n",
+        )
     }
 }
 

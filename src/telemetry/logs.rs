@@ -6,7 +6,9 @@ use crate::config::LogFormat;
 
 /// The filter cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("log level `{filter}`: {error}; expected a level such as `info`, or `info,veilstream=debug`")]
+#[error(
+    "log level `{filter}`: {error}; expected a level such as `info`, or `info,veilstream=debug`"
+)]
 pub struct LogError {
     filter: String,
     error: tracing_subscriber::filter::ParseError,
@@ -18,7 +20,9 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), LogError> {
     let parsed = EnvFilter::try_new(&filter).map_err(|error| LogError { filter, error })?;
     let logs = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
     let _ = match format {
-        LogFormat::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Text => {
+            logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+        }
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
     Ok(())

@@ -43,24 +43,37 @@ impl Metrics {
             Ok::<_, prometheus::Error>(made)
         };
         let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let options = HistogramOpts::new(format!("veilstream_{name}"), help).buckets(buckets.to_vec());
+            let options =
+                HistogramOpts::new(format!("veilstream_{name}"), help).buckets(buckets.to_vec());
             let made = HistogramVec::new(options, labels)?;
             registry.register(Box::new(made.clone()))?;
             Ok::<_, prometheus::Error>(made)
         };
         let seconds = [
-            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-            60.0, 300.0, 3600.0,
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0,
+            10.0, 30.0, 60.0, 300.0, 3600.0,
         ];
         Ok(Metrics {
-            consumed_records: counter("consumed_records_total", "Raw records whose batch was committed", &["topic"])?,
-            consumed_bytes: counter("consumed_bytes_total", "Bytes of their keys and values", &["topic"])?,
+            consumed_records: counter(
+                "consumed_records_total",
+                "Raw records whose batch was committed",
+                &["topic"],
+            )?,
+            consumed_bytes: counter(
+                "consumed_bytes_total",
+                "Bytes of their keys and values",
+                &["topic"],
+            )?,
             view_records: counter(
                 "view_records_total",
                 "Events by view and what became of them: published, deleted, tombstone, filtered",
                 &["policy", "view", "outcome"],
             )?,
-            view_bytes: counter("view_bytes_total", "Bytes published to a view", &["policy", "view"])?,
+            view_bytes: counter(
+                "view_bytes_total",
+                "Bytes published to a view",
+                &["policy", "view"],
+            )?,
             quarantined: counter(
                 "quarantined_records_total",
                 "Records in quarantine",
@@ -103,7 +116,11 @@ impl Metrics {
                 "Batches by how they ended: committed, aborted",
                 &["outcome"],
             )?,
-            lag: gauge("lag_records", "Records behind the end of a partition", &["topic", "partition"])?,
+            lag: gauge(
+                "lag_records",
+                "Records behind the end of a partition",
+                &["topic", "partition"],
+            )?,
             partitions: gauge("assigned_partitions", "Partitions that a lane works on", &["lane"])?,
             limit_waits: histogram(
                 "rate_limit_wait_seconds",
@@ -118,7 +135,11 @@ impl Metrics {
             )?,
             reloads: counter("policy_reloads_total", "Reloads: applied, refused", &["outcome"])?,
             key_uses: counter("key_uses_total", "Fields treated under a key", &["key", "version"])?,
-            restarts: counter("lane_restarts_total", "Times that a lane began anew after an error", &["lane"])?,
+            restarts: counter(
+                "lane_restarts_total",
+                "Times that a lane began anew after an error",
+                &["lane"],
+            )?,
             ready: gauge("lane_ready", "1 where the lane works or could", &["lane"])?,
             registry,
         })

@@ -5,5 +5,5 @@ mod logs;
 mod metrics;
 
 pub use http::{Health, serve};
-pub use logs::{LogError, start as start_logs, quiet_panics};
+pub use logs::{LogError, quiet_panics, start as start_logs};
 pub use metrics::Metrics;

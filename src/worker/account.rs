@@ -28,7 +28,9 @@ impl TopicAccount {
         TopicAccount {
             topic: topic.to_owned(),
             partitions: BTreeMap::new(),
-            views: views.map(|view| ViewCounts { view: view.name.clone(), ..ViewCounts::default() }).collect(),
+            views: views
+                .map(|view| ViewCounts { view: view.name.clone(), ..ViewCounts::default() })
+                .collect(),
             view_bytes: vec![0; plan.views.len()],
             quarantined: Vec::new(),
             tally: Tally::new(plan),
@@ -39,7 +41,13 @@ impl TopicAccount {
     }
 
     /// A record of the source was dealt with, one way or another.
-    pub fn consumed(&mut self, partition: i32, offset: i64, bytes: usize, timestamp_ms: Option<i64>) {
+    pub fn consumed(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        bytes: usize,
+        timestamp_ms: Option<i64>,
+    ) {
         let new = Offsets { partition, first: offset, last: offset, records: 0 };
         let run = self.partitions.entry(partition).or_insert(new);
         run.last = offset;
@@ -49,7 +57,8 @@ impl TopicAccount {
     }
 
     pub fn viewed(&mut self, view: usize, disposition: Disposition, records: u64, bytes: u64) {
-        let (Some(counts), Some(total)) = (self.views.get_mut(view), self.view_bytes.get_mut(view)) else {
+        let (Some(counts), Some(total)) = (self.views.get_mut(view), self.view_bytes.get_mut(view))
+        else {
             return;
         };
         match disposition {

@@ -17,8 +17,8 @@ use crate::audit::{Auditor, Change};
 use crate::config::{Config, Delivery, GroupProtocol, Oversize};
 use crate::crypto::KeyError;
 use crate::kafka::{
-    Admin, BATCH_FRAME, ClientSettings, Positions, Rebalanced, Sink, SinkError, Source, SourceError,
-    SourceRecord,
+    Admin, BATCH_FRAME, ClientSettings, Positions, Rebalanced, Sink, SinkError, Source,
+    SourceError, SourceRecord,
 };
 use crate::quarantine::{Coordinates, Sealing};
 use crate::rewrite::{Failure, RawRecord, Reason, Rewriter, Stage};
@@ -56,7 +56,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LaneShared {
-    pub fn new(config: Config, plans: Plans, metrics: Arc<Metrics>, health: Arc<Health>) -> LaneShared {
+    pub fn new(
+        config: Config,
+        plans: Plans,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> LaneShared {
         LaneShared {
             gates: Gates::new(&config.limits),
             config,
@@ -194,7 +199,11 @@ impl Lane {
             let pause = base.mul_f64(0.5 + rand::random::<f64>());
             failures += 1;
             self.shared.metrics.restarts.with_label_values(&[label.as_str()]).inc();
-            tracing::warn!(lane = self.number, pause_ms = pause.as_millis() as u64, "{error}; beginning anew");
+            tracing::warn!(
+                lane = self.number,
+                pause_ms = pause.as_millis() as u64,
+                "{error}; beginning anew"
+            );
             if self.pause(pause).is_err() {
                 return Ok(());
             }
@@ -254,7 +263,11 @@ impl Lane {
             if pending.is_empty() && changes.is_empty() {
                 continue;
             }
-            shared.metrics.stages.with_label_values(&["gather"]).observe(began.elapsed().as_secs_f64());
+            shared
+                .metrics
+                .stages
+                .with_label_values(&["gather"])
+                .observe(began.elapsed().as_secs_f64());
             // Taken before anything is made: what a later generation owns is not ours to commit.
             let generation = source.generation();
             let mark = self.auditor.mark();
@@ -285,7 +298,9 @@ impl Lane {
                     works.clear();
                     locked(&shared.changes).extend(changes);
                     sink.abort()?;
-                    let LaneError::Sink(SinkError::Aborted(cause)) = error else { return Err(error) };
+                    let LaneError::Sink(SinkError::Aborted(cause)) = error else {
+                        return Err(error);
+                    };
                     // The records are still in hand. Before they are tried again, the next gathering drops
                     // those of partitions that went to somebody else.
                     tracing::info!(lane = self.number, records = pending.len(), "aborted: {cause}");
@@ -329,7 +344,12 @@ impl Lane {
     }
 
     /// Drops what was revoked; nothing has been made of it yet.
-    fn rebalanced(&self, source: &Source, pending: &mut Vec<SourceRecord<'_>>, assigned: &mut usize) {
+    fn rebalanced(
+        &self,
+        source: &Source,
+        pending: &mut Vec<SourceRecord<'_>>,
+        assigned: &mut usize,
+    ) {
         for change in source.rebalances() {
             match &change {
                 Rebalanced::Assigned(partitions) => *assigned += partitions.len(),
@@ -345,7 +365,11 @@ impl Lane {
             }
             tracing::info!(lane = self.number, ?change, "rebalanced");
             let label = self.number.to_string();
-            self.shared.metrics.partitions.with_label_values(&[label.as_str()]).set(*assigned as i64);
+            self.shared
+                .metrics
+                .partitions
+                .with_label_values(&[label.as_str()])
+                .set(*assigned as i64);
         }
     }
 
@@ -446,8 +470,15 @@ impl Lane {
                         let (mut records, mut bytes) = (0, 0);
                         for sanitized in out.records(view) {
                             let size = sanitized.size();
-                            self.limited(|| shared.gates.view(&plan.policy.name, &target.name, size))?;
-                            sink.publish(&target.topic, &sanitized, record.timestamp_ms(), partition)?;
+                            self.limited(|| {
+                                shared.gates.view(&plan.policy.name, &target.name, size)
+                            })?;
+                            sink.publish(
+                                &target.topic,
+                                &sanitized,
+                                record.timestamp_ms(),
+                                partition,
+                            )?;
                             records += 1;
                             bytes += size as u64;
                         }
@@ -465,7 +496,8 @@ impl Lane {
             let from = Coordinates { topic: record.topic().to_owned(), partition, offset };
             tracing::debug!(%from, %failure, "quarantined");
             let topic = &shared.config.quarantine.topic;
-            let mut sealed = sealing.seal(&raw, record.timestamp_ms(), &from, &failure, &plan.label);
+            let mut sealed =
+                sealing.seal(&raw, record.timestamp_ms(), &from, &failure, &plan.label);
             if sealed.size() + BATCH_FRAME > limits.of(topic) {
                 if shared.config.quarantine.oversize == Oversize::Halt {
                     return Err(LaneError::Halted(from));
@@ -510,12 +542,19 @@ impl Lane {
         let views = plans.all().flat_map(|plan| plan.views.iter());
         let mut topics: Vec<&str> = views.map(|view| view.topic.as_str()).collect();
         topics.extend([config.quarantine.topic.as_str(), config.audit.topic.as_str()]);
-        let asked = tokio::runtime::Builder::new_current_thread().enable_all().build().ok().and_then(|runtime| {
-            let admin = Admin::open(&settings).ok()?;
-            runtime.block_on(admin.record_limits(&topics)).ok()
-        });
+        let asked =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().ok().and_then(
+                |runtime| {
+                    let admin = Admin::open(&settings).ok()?;
+                    runtime.block_on(admin.record_limits(&topics)).ok()
+                },
+            );
         let Some(topics) = asked.filter(|topics| !topics.is_empty()) else {
-            tracing::info!(lane = self.number, "the broker does not tell record limits; using {}", default.other);
+            tracing::info!(
+                lane = self.number,
+                "the broker does not tell record limits; using {}",
+                default.other
+            );
             return (settings, default);
         };
         let smallest = topics.values().copied().min().unwrap_or(default.other);

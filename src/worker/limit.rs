@@ -26,7 +26,8 @@ impl Gate {
 
     /// Takes one record of `bytes`, or says how long to wait.
     fn take(&self, bytes: usize) -> Result<(), Duration> {
-        let wait = |until: governor::NotUntil<_>| until.wait_time_from(DefaultClock::default().now());
+        let wait =
+            |until: governor::NotUntil<_>| until.wait_time_from(DefaultClock::default().now());
         if let Some(records) = &self.records {
             records.check().map_err(wait)?;
         }

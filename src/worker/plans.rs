@@ -140,12 +140,18 @@ fn conflicts(config: &Config, policies: &[Policy]) -> Result<(), LoadError> {
         };
         for source in sources {
             if let Some(other) = claimed.insert(source, &policy.name) {
-                return conflict(format!("the topic {source} is claimed by `{other}` and `{}`", policy.name));
+                return conflict(format!(
+                    "the topic {source} is claimed by `{other}` and `{}`",
+                    policy.name
+                ));
             }
         }
         for view in &policy.views {
             if let Some(other) = published.insert(&view.topic, &policy.name) {
-                return conflict(format!("`{other}` and `{}` both publish to {}", policy.name, view.topic));
+                return conflict(format!(
+                    "`{other}` and `{}` both publish to {}",
+                    policy.name, view.topic
+                ));
             }
         }
     }
@@ -154,19 +160,30 @@ fn conflicts(config: &Config, policies: &[Policy]) -> Result<(), LoadError> {
     for policy in policies {
         let claims = |topic: &str| match &policy.topics {
             Topics::Named(names) => names.iter().any(|name| name == topic),
-            Topics::Pattern(pattern) => regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(topic)),
+            Topics::Pattern(pattern) => {
+                regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(topic))
+            }
         };
         if let Some((topic, by)) = published.iter().find(|(topic, _)| claims(topic)) {
-            return conflict(format!("`{}` reads {topic}, which `{by}` writes: an endless loop", policy.name));
+            return conflict(format!(
+                "`{}` reads {topic}, which `{by}` writes: an endless loop",
+                policy.name
+            ));
         }
         let twice = claimed.iter().find(|(topic, owner)| **owner != policy.name && claims(topic));
         if let Some((topic, owner)) = twice {
-            return conflict(format!("the topic {topic} is claimed by `{owner}` and `{}`", policy.name));
+            return conflict(format!(
+                "the topic {topic} is claimed by `{owner}` and `{}`",
+                policy.name
+            ));
         }
         for view in &policy.views {
             let reserved = [&config.quarantine.topic, &config.audit.topic];
             if reserved.contains(&&view.topic) {
-                return conflict(format!("view `{}` publishes to {}, which is reserved", view.name, view.topic));
+                return conflict(format!(
+                    "view `{}` publishes to {}, which is reserved",
+                    view.name, view.topic
+                ));
             }
         }
     }

@@ -63,15 +63,19 @@ pub struct Worker {
 
 impl Worker {
     /// Loads everything and starts the lanes. Call it within a tokio runtime.
-    pub async fn start(config: Config, observer: Option<Box<dyn Observer>>) -> Result<Worker, RunError> {
+    pub async fn start(
+        config: Config,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Result<Worker, RunError> {
         let plans = Plans::load(&config)?;
         let settings = ClientSettings::new(&config)?;
         let metrics = Arc::new(Metrics::new()?);
         let health = Arc::new(Health::new(config.lanes()));
         let listen = config.telemetry.listen;
-        let (address, serving) = telemetry::serve(listen, Arc::clone(&metrics), Arc::clone(&health))
-            .await
-            .map_err(|error| RunError::Listen(listen, error))?;
+        let (address, serving) =
+            telemetry::serve(listen, Arc::clone(&metrics), Arc::clone(&health))
+                .await
+                .map_err(|error| RunError::Listen(listen, error))?;
         tokio::spawn(serving);
         metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
         for plan in plans.all() {
@@ -84,8 +88,12 @@ impl Worker {
         let mut shared = LaneShared::new(config, plans, metrics, health);
         shared.observer = observer;
         shared.tell(Change::Started { policies });
-        let mut worker =
-            Worker { shared: Arc::new(shared), lanes: Vec::new(), connections: Vec::new(), address };
+        let mut worker = Worker {
+            shared: Arc::new(shared),
+            lanes: Vec::new(),
+            connections: Vec::new(),
+            address,
+        };
         for number in 0..worker.shared.config.lanes() {
             let lane = Lane::new(number, Arc::clone(&worker.shared), settings.clone());
             worker.connections.push(lane.connection());

@@ -51,6 +51,9 @@ impl Watch {
         if self.changes.recv().await.is_none() {
             return std::future::pending().await;
         }
-        while tokio::time::timeout(SETTLE, self.changes.recv()).await.is_ok_and(|change| change.is_some()) {}
+        while tokio::time::timeout(SETTLE, self.changes.recv())
+            .await
+            .is_ok_and(|change| change.is_some())
+        {}
     }
 }

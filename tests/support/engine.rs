@@ -62,7 +62,11 @@ impl Engine {
         self.rewriter.rewrite(&record).unwrap().dispositions().to_vec()
     }
 
-    pub fn headers(&mut self, value: &[u8], headers: &[(&str, Option<&[u8]>)]) -> Vec<(String, String)> {
+    pub fn headers(
+        &mut self,
+        value: &[u8],
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Vec<(String, String)> {
         let record = RawRecord { key: None, value: Some(value), headers };
         let out = self.rewriter.rewrite(&record).unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -26,7 +26,13 @@ impl Site {
         let keys = folder.path().join("keys.json");
         let made = Command::new(BINARY).args(["keys", "init"]).arg(keys).output().unwrap();
         assert!(made.status.success());
-        Site { folder, bootstrap: bootstrap.into(), group: group.into(), kafka: String::new(), extra: String::new() }
+        Site {
+            folder,
+            bootstrap: bootstrap.into(),
+            group: group.into(),
+            kafka: String::new(),
+            extra: String::new(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -137,7 +143,8 @@ impl WorkerProcess {
     /// Status code and body of a page; none while nobody listens.
     pub fn get(&self, page: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.address).ok()?;
-        write!(stream, "GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let code = answer.split(' ').nth(1)?.parse().ok()?;

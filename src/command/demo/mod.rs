@@ -22,8 +22,13 @@ use traffic::Traffic;
 
 const POLICY: &str = include_str!("../../../config/policies/crm-customers.yaml");
 const RAW: &str = "crm.customers.raw";
-const TOPICS: [&str; 5] =
-    [RAW, "crm.customers.analytics", "crm.customers.fraud", "veilstream.quarantine", "veilstream.audit"];
+const TOPICS: [&str; 5] = [
+    RAW,
+    "crm.customers.analytics",
+    "crm.customers.fraud",
+    "veilstream.quarantine",
+    "veilstream.audit",
+];
 
 /// See it work: an embedded broker, generated CRM traffic, the worker
 #[derive(Args)]
@@ -55,11 +60,20 @@ impl Demo {
             broker.create_topic(topic, 3)?;
         }
         let config = self.configuration(folder, &broker.bootstrap())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         println!("veilstream {}: a demo of itself\n", env!("CARGO_PKG_VERSION"));
-        println!("  broker      librdkafka's mock cluster inside this process, on {}", broker.bootstrap());
-        println!("              (no real transactions: the worker runs at-least-once here, exactly-once on Kafka)");
-        println!("  traffic     {} events/s of customers created, changed, deleted; some are malformed", self.rate);
+        println!(
+            "  broker      librdkafka's mock cluster inside this process, on {}",
+            broker.bootstrap()
+        );
+        println!(
+            "              (no real transactions: the worker runs at-least-once here, exactly-once on Kafka)"
+        );
+        println!(
+            "  traffic     {} events/s of customers created, changed, deleted; some are malformed",
+            self.rate
+        );
         println!("  policy      config/policies/crm-customers.yaml: views `analytics` and `fraud`");
         let screen = Screen::new();
         let settings = ClientSettings::new(&config)?;
@@ -87,14 +101,17 @@ impl Demo {
         runtime.block_on(worker.stop())?;
         screen.summary(produced, began.elapsed());
         if screen.seen() < produced {
-            return Err(anyhow::anyhow!("{} of {produced} events were dealt with", screen.seen()).into());
+            return Err(
+                anyhow::anyhow!("{} of {produced} events were dealt with", screen.seen()).into()
+            );
         }
         Ok(())
     }
 
     /// Shows samples until the time is up.
     async fn watch(&self, screen: &Screen) {
-        let end = self.seconds.map(|seconds| tokio::time::Instant::now() + Duration::from_secs(seconds));
+        let end =
+            self.seconds.map(|seconds| tokio::time::Instant::now() + Duration::from_secs(seconds));
         let mut tick = tokio::time::interval(Duration::from_secs(2));
         tick.tick().await;
         loop {

@@ -52,7 +52,11 @@ impl Screen {
         format!(
             "{} raw events in; over both views {} published, {} deletes and tombstones, {} withheld for want of consent; \
              {} quarantined, encrypted",
-            of(&state.seen), of(&state.published), of(&state.deleted), of(&state.filtered), of(&state.quarantined)
+            of(&state.seen),
+            of(&state.published),
+            of(&state.deleted),
+            of(&state.filtered),
+            of(&state.quarantined)
         )
     }
 
@@ -68,10 +72,13 @@ impl Screen {
     pub fn summary(&self, produced: u64, time: Duration) {
         println!("summary after {:.0} s: {produced} raw events produced", time.as_secs_f64());
         println!("  {}", self.counts());
-        for (reason, count) in self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (reason, count) in self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
             println!("  quarantined {count:>5}  {reason}");
         }
-        println!("  next: veilstream preview config/policies/crm-customers.yaml FILE, or the README for your own Kafka");
+        println!(
+            "  next: veilstream preview config/policies/crm-customers.yaml FILE, or the README for your own Kafka"
+        );
     }
 }
 
@@ -89,7 +96,9 @@ impl Observer for Screen {
         }
         let whole = out.dispositions().iter().all(|one| *one == Disposition::Publish);
         let mut sample = state.sample.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (true, None, Some(Ok(text))) = (whole, sample.as_ref(), raw.value.map(std::str::from_utf8)) {
+        if let (true, None, Some(Ok(text))) =
+            (whole, sample.as_ref(), raw.value.map(std::str::from_utf8))
+        {
             let column = |(view, name): (usize, &&str)| {
                 let value = out.records(view).next().and_then(|record| record.value());
                 Column::new(name, out.dispositions().get(view).copied(), value)

@@ -10,18 +10,37 @@ use serde_json::{Value, json};
 use crate::kafka::OwnedRecord;
 
 const FIRST: [&str; 12] = [
-    "Anne", "Luis", "Mei", "Omar", "Ingrid", "Kwame", "Sofia", "Yuki", "Priya", "Pavel", "Zoë", "伟",
+    "Anne", "Luis", "Mei", "Omar", "Ingrid", "Kwame", "Sofia", "Yuki", "Priya", "Pavel", "Zoë",
+    "伟",
 ];
 const LAST: [&str; 12] = [
-    "Kretchmar", "Ortega", "Lindqvist", "Haddad", "Okafor", "Tanaka", "Sharma", "Novák", "Moreau", "Rossi",
-    "O'Neill", "张",
+    "Kretchmar",
+    "Ortega",
+    "Lindqvist",
+    "Haddad",
+    "Okafor",
+    "Tanaka",
+    "Sharma",
+    "Novák",
+    "Moreau",
+    "Rossi",
+    "O'Neill",
+    "张",
 ];
 const CITIES: [(&str, &str, &str); 6] = [
-    ("Lyon", "69001", "FR"), ("Hamburg", "20095", "DE"), ("Austin", "73301", "US"), ("Osaka", "530-0001", "JP"),
-    ("Lagos", "100001", "NG"), ("上海", "200000", "CN"),
+    ("Lyon", "69001", "FR"),
+    ("Hamburg", "20095", "DE"),
+    ("Austin", "73301", "US"),
+    ("Osaka", "530-0001", "JP"),
+    ("Lagos", "100001", "NG"),
+    ("上海", "200000", "CN"),
 ];
-const NOTES: [&str; 4] =
-    ["asked for an invoice", "called from another number", "prefers e-mail", "wants to cancel in June"];
+const NOTES: [&str; 4] = [
+    "asked for an invoice",
+    "called from another number",
+    "prefers e-mail",
+    "wants to cancel in June",
+];
 
 /// A source of events; the same every time.
 pub struct Traffic {
@@ -33,7 +52,12 @@ pub struct Traffic {
 
 impl Traffic {
     pub fn new() -> Self {
-        Traffic { random: StdRng::seed_from_u64(7), customers: Vec::new(), next_id: 1001, position: 24_000_000 }
+        Traffic {
+            random: StdRng::seed_from_u64(7),
+            customers: Vec::new(),
+            next_id: 1001,
+            position: 24_000_000,
+        }
     }
 
     /// The records of the next change: one, or a delete and its tombstone.
@@ -53,9 +77,14 @@ impl Traffic {
             let mut after = before.clone();
             match self.random.random_range(0..4) {
                 0 => after["phone"] = json!(self.phone()),
-                1 => after["balance"] = json!(f64::from(self.random.random_range(0..90_000)) / 100.0),
+                1 => {
+                    after["balance"] = json!(f64::from(self.random.random_range(0..90_000)) / 100.0)
+                }
                 2 => after["consent"]["analytics"] = json!(self.random.random_range(0..3) > 0),
-                _ => after["plan"] = json!(if self.random.random_range(0..2) == 0 { "gold" } else { "basic" }),
+                _ => {
+                    after["plan"] =
+                        json!(if self.random.random_range(0..2) == 0 { "gold" } else { "basic" })
+                }
             }
             if let Some(customer) = self.customers.get_mut(one) {
                 customer.clone_from(&after);
@@ -84,7 +113,8 @@ impl Traffic {
     fn customer(&mut self) -> Value {
         let id = self.next_id;
         self.next_id += 1;
-        let (first, last) = (self.pick(&FIRST).unwrap_or_default(), self.pick(&LAST).unwrap_or_default());
+        let (first, last) =
+            (self.pick(&FIRST).unwrap_or_default(), self.pick(&LAST).unwrap_or_default());
         let (city, postal, country) = self.pick(&CITIES).unwrap_or_default();
         json!({
             "customer_id": id,

@@ -1,0 +1,173 @@
+//! Wycheproof's test vectors through the crate's own primitives: valid ones agree, invalid ones are refused.
+
+use serde_json::Value;
+use veilstream::crypto::aead::{Cipher, NONCE, TAG};
+use veilstream::crypto::derive;
+use veilstream::crypto::mac::Digester;
+
+/// What became of the vectors of one file.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    valid: usize,
+    invalid: usize,
+    /// Reasons, each with how many it kept out.
+    skipped: Vec<(&'static str, usize)>,
+}
+
+impl Counts {
+    fn skip(&mut self, reason: &'static str) {
+        match self.skipped.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += 1,
+            None => self.skipped.push((reason, 1)),
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.valid + self.invalid + self.skipped.iter().map(|(_, count)| count).sum::<usize>()
+    }
+
+    fn ran(&mut self, valid: bool) {
+        if valid {
+            self.valid += 1;
+        } else {
+            self.invalid += 1;
+        }
+    }
+}
+
+/// Runs `each` over every vector of a file: the group, the vector, whether it is valid.
+fn run(file: &str, each: impl Fn(&Value, &Value, bool, &mut Counts)) -> Counts {
+    let path = format!("{}/tests/data/wycheproof/{file}", env!("CARGO_MANIFEST_DIR"));
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut counts = Counts::default();
+    for group in file["testGroups"].as_array().unwrap() {
+        for vector in group["tests"].as_array().unwrap() {
+            let valid = match vector["result"].as_str().unwrap() {
+                "valid" => true,
+                "invalid" => false,
+                // The three files have none; one that appears must be judged by hand.
+                other => panic!("a vector that is {other}"),
+            };
+            each(group, vector, valid, &mut counts);
+        }
+    }
+    println!("{counts:?}");
+    assert_eq!(counts.all() as u64, file["numberOfTests"].as_u64().unwrap());
+    counts
+}
+
+fn bytes(vector: &Value, name: &str) -> Vec<u8> {
+    let text = vector[name].as_str().unwrap();
+    assert_eq!(text.len() % 2, 0);
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn aes_256_gcm_agrees_with_wycheproof() {
+    let counts = run("aes_gcm_test.json", |group, vector, valid, counts| {
+        let size = |name: &str| group[name].as_u64().unwrap() as usize / 8;
+        if size("keySize") != 32 {
+            return counts.skip("a key of other than 256 bits");
+        }
+        if size("ivSize") != NONCE {
+            return counts.skip("a nonce of other than 96 bits");
+        }
+        if size("tagSize") != TAG {
+            return counts.skip("a tag of other than 128 bits");
+        }
+        let of = |name| bytes(vector, name);
+        let cipher = Cipher::new(of("key").as_slice().try_into().unwrap());
+        let nonce: [u8; NONCE] = of("iv").try_into().unwrap();
+        let (aad, message) = (of("aad"), of("msg"));
+        let sealed = [of("ct"), of("tag")].concat();
+        let case = &vector["tcId"];
+        match (valid, cipher.open(&nonce, &aad, &sealed)) {
+            (true, Ok(opened)) => assert_eq!(opened, message, "{case}"),
+            (true, Err(_)) => panic!("{case} does not open"),
+            (false, opened) => assert!(opened.is_err(), "{case} opens"),
+        }
+        // What stands in front of the message stays as it is.
+        let mut buffer = [b"front".as_slice(), &message].concat();
+        cipher.seal(&nonce, &aad, &mut buffer, 5);
+        assert_eq!(&buffer[..5], b"front");
+        assert_eq!(buffer[5..] == sealed, valid, "{case}");
+        counts.ran(valid);
+    });
+    let skipped =
+        vec![("a key of other than 256 bits", 211), ("a nonce of other than 96 bits", 39)];
+    assert_eq!(counts, Counts { valid: 39, invalid: 27, skipped });
+}
+
+#[test]
+fn hmac_sha256_agrees_with_wycheproof() {
+    let counts = run("hmac_sha256_test.json", |group, vector, valid, counts| {
+        let (key, message, tag) =
+            (bytes(vector, "key"), bytes(vector, "msg"), bytes(vector, "tag"));
+        assert_eq!(tag.len() as u64 * 8, group["tagSize"].as_u64().unwrap());
+        let digest = Digester::from_key(&key).digest(&message);
+        assert_eq!(digest[..tag.len()] == tag, valid, "{}", vector["tcId"]);
+        counts.ran(valid);
+    });
+    assert_eq!(counts, Counts { valid: 66, invalid: 108, skipped: vec![] });
+}
+
+#[test]
+fn hkdf_sha256_agrees_with_wycheproof() {
+    let counts = run("hkdf_sha256_test.json", |_, vector, valid, counts| {
+        let of = |name| bytes(vector, name);
+        let (salt, info, expected) = (of("salt"), of("info"), of("okm"));
+        let mut made = vec![0; vector["size"].as_u64().unwrap() as usize];
+        let derived =
+            hkdf::Hkdf::<sha2::Sha256>::new(Some(&salt), &of("ikm")).expand(&info, &mut made);
+        assert_eq!(derived.is_ok(), valid, "{}", vector["tcId"]);
+        if valid {
+            assert_eq!(made, expected, "{}", vector["tcId"]);
+        }
+        counts.ran(valid);
+    });
+    assert_eq!(counts, Counts { valid: 83, invalid: 3, skipped: vec![] });
+}
+
+#[test]
+fn key_derivation_agrees_with_wycheproof() {
+    let counts = run("hkdf_sha256_test.json", |_, vector, valid, counts| {
+        if !bytes(vector, "salt").is_empty() {
+            return counts.skip("a salt");
+        }
+        if !valid {
+            return counts.skip("more output than HKDF gives");
+        }
+        let (key, info, expected) =
+            (bytes(vector, "ikm"), bytes(vector, "info"), bytes(vector, "okm"));
+        // A longer output begins with the shorter one (RFC 5869 section 2.3).
+        let length = expected.len().min(32);
+        assert_eq!(
+            derive(&key, &[&info]).expose()[..length],
+            expected[..length],
+            "{}",
+            vector["tcId"]
+        );
+        // The parts of the info are put together, wherever they are cut.
+        for cut in 0..=info.len() {
+            let (front, back) = info.split_at(cut);
+            assert_eq!(
+                derive(&key, &[front, back]).expose()[..length],
+                expected[..length],
+                "{}",
+                vector["tcId"]
+            );
+        }
+        counts.ran(valid);
+    });
+    assert_eq!(
+        counts,
+        Counts {
+            valid: 22,
+            invalid: 0,
+            skipped: vec![("a salt", 63), ("more output than HKDF gives", 1)]
+        }
+    );
+}
