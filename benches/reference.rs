@@ -68,6 +68,14 @@ pub const SECOND_VIEW: &str = "
       public: keep
 ";
 
+/// The same policy with every field kept: what the pass itself costs.
+pub fn keep_all(policy: &str) -> String {
+    let (head, classes) = policy.split_once("classes:\n").unwrap_or_default();
+    let kept = classes.lines().filter_map(|line| line.split_once(':'));
+    let kept: String = kept.map(|(class, _)| format!("{class}: keep\n")).collect();
+    format!("{head}classes:\n{kept}")
+}
+
 fn image(random: &mut StdRng, id: u32) -> String {
     let mut digits = |count: usize| -> String {
         (0..count).map(|_| char::from(b'0' + random.random_range(0..10))).collect()
@@ -77,8 +85,8 @@ fn image(random: &mut StdRng, id: u32) -> String {
     format!(
         "{{\"customer_id\":{id},\"full_name\":\"Anne Kretchmar\",\"email\":\"anne.k{id}@example.com\",\
          \"phone\":\"+1{phone}\",\"card_number\":\"{card}\",\"national_id\":\"{national}\",\
-         \"street\":\"{street} Main Street\",\"birth_date\":\"1985-04-12\",\
-         \"notes\":\"called about the invoice\",\"city\":\"Springfield\",\"country\":\"US\",\
+         \"street\":\"{street} North Main Street, Apt. 4\",\"birth_date\":\"1985-04-12\",\
+         \"notes\":\"called about the invoice of March, asked for a copy by post and a call back\",\"city\":\"Springfield Gardens\",\"country\":\"US\",\
          \"postal_region\":\"6270\",\"plan\":\"gold\",\"status\":\"active\",\"currency\":\"USD\",\
          \"balance\":1{cents}.50,\"credit_limit\":1{limit},\"orders\":1{orders},\"score\":0.1{score},\
          \"segment\":\"b2c\",\"channel\":\"web\",\"locale\":\"en_US\",\"verified\":true,\

@@ -298,7 +298,10 @@ impl Config {
             let problem = format!("`{name}` is veilstream's own to set: delivery depends on it");
             return invalid("kafka", &problem);
         }
-        let secret = |name: &&String| name.contains("password") || name.ends_with("secret");
+        let secret = |name: &&String| {
+            let words = ["password", "secret", "key.pem"];
+            words.iter().any(|word| name.contains(word))
+        };
         if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
             let problem =
                 format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
@@ -307,17 +310,17 @@ impl Config {
         Ok(config)
     }
 
-    /// The batch bounds, no larger than what a limit lets through in a second: so a lane never waits long
-    /// with records in hand.
+    /// The batch bounds, no larger than what a limit lets all lanes through in a second: so a lane never waits
+    /// long with a transaction open.
     pub fn effective_batch(&self) -> Batch {
+        let lanes = self.lanes();
+        let share = |rate: Option<NonZeroU32>, bound: usize| {
+            rate.map_or(bound, |rate| bound.min(rate.get() as usize / lanes).max(1))
+        };
         let limits = self.limits.sources.values().chain(self.limits.views.values());
         limits.fold(self.batch, |batch, limit| Batch {
-            records: limit
-                .records_per_second
-                .map_or(batch.records, |n| batch.records.min(n.get() as usize)),
-            bytes: limit
-                .bytes_per_second
-                .map_or(batch.bytes, |n| batch.bytes.min(n.get() as usize)),
+            records: share(limit.records_per_second, batch.records),
+            bytes: share(limit.bytes_per_second, batch.bytes),
             ..batch
         })
     }

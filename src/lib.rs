@@ -12,7 +12,7 @@
 //! - [`keys`]: the keyset file
 //! - [`quarantine`]: records that could not be sanitized, sealed
 //! - [`audit`]: events that say what was done, never a value
-//! - [`config`]: `worker.yaml`
+//! - [`config`]: what `worker.yaml` says
 //! - [`kafka`]: the only room that names rdkafka
 //! - [`telemetry`]: metrics, health, logs
 //! - [`worker`]: lanes from poll to commit, reload, limits, stop

@@ -493,8 +493,11 @@ fn conditional() -> String {
     ROWS.replace("topic: out,", "topic: out, where: \"row.plan == 'a'\",")
 }
 
+/// A record as text: key and value.
+type TextPair = (Option<String>, Option<String>);
+
 /// What became of an event with a key, and the records of the view.
-fn fate(event: &str) -> (Disposition, Vec<(Option<String>, Option<String>)>) {
+fn fate(event: &str) -> (Disposition, Vec<TextPair>) {
     let mut engine = engine(&conditional());
     let (key, value) = (Some(&br#"{"id":1}"#[..]), Some(event.as_bytes()));
     let disposition = engine.dispositions(key, value)[0];

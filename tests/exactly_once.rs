@@ -47,7 +47,7 @@ fn event(customer: u64, sequence: u64) -> String {
     let event = format!(
         r#"{{"before":null,"after":{row},"source":{{"connector":"postgresql","query":"canary query"}},"op":"u","ts_ms":1}}"#
     );
-    if (sequence * CUSTOMERS + customer) % MALFORMED == 0 {
+    if (sequence * CUSTOMERS + customer).is_multiple_of(MALFORMED) {
         let cut = event.find("\"op\"").unwrap();
         return event[..cut].to_owned();
     }

@@ -106,9 +106,7 @@ pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
             let value = column.value.as_ref().and_then(|value| value.pointer(&pointer));
             cells.push(match value {
                 None => Cell::new("—").fg(Color::DarkGrey),
-                Some(value) if value.to_string() == text => {
-                    Cell::new(text.as_str()).fg(Color::Green)
-                }
+                Some(value) if *value == text => Cell::new(text.as_str()).fg(Color::Green),
                 Some(value) => Cell::new(value.to_string()).fg(Color::Yellow),
             });
         }

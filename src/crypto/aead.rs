@@ -1,6 +1,6 @@
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit random nonces.
 
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use aes_gcm::{AeadInPlace, Aes256Gcm, KeyInit};
 
 /// Bytes of a nonce.
 pub const NONCE: usize = 12;
@@ -24,7 +24,7 @@ impl Cipher {
     pub fn seal(&self, nonce: &[u8; NONCE], aad: &[u8], buffer: &mut Vec<u8>, from: usize) {
         let plaintext = buffer.get_mut(from..).unwrap_or_default();
         // The only failure is a plaintext over 64 GiB; no record can be that long.
-        if let Ok(tag) = self.0.encrypt_inout_detached(nonce.into(), aad, plaintext.into()) {
+        if let Ok(tag) = self.0.encrypt_in_place_detached(nonce.into(), aad, plaintext) {
             buffer.extend_from_slice(&tag);
         } else {
             buffer.truncate(from);
@@ -43,7 +43,7 @@ impl Cipher {
         let tag: &[u8; TAG] = tag.try_into().map_err(|_| DoesNotOpen)?;
         let mut plaintext = ciphertext.to_vec();
         self.0
-            .decrypt_inout_detached(nonce.into(), aad, plaintext.as_mut_slice().into(), tag.into())
+            .decrypt_in_place_detached(nonce.into(), aad, &mut plaintext, tag.into())
             .map_err(|_| DoesNotOpen)?;
         Ok(plaintext)
     }

@@ -12,13 +12,14 @@
 //!   66+n     16  tag
 //! ```
 //!
-//! The encryption key and the commitment are both derived (HKDF) from the data key, so a ciphertext opens
-//! under one key only (Albertini et al., "How to Abuse and Fix Authenticated Encryption Without Key
-//! Commitment", USENIX Security 2022). The AAD is the first 54 bytes, the length of the domain (two bytes,
-//! big-endian), the domain and the path.
+//! The encryption key and the commitment are both derived (HKDF) from the data key for the first 22 bytes: so a
+//! ciphertext opens under one key only (Albertini et al., "How to Abuse and Fix Authenticated Encryption
+//! Without Key Commitment", USENIX Security 2022), and only under the name that it carries. The AAD is the
+//! SHA-256 of the place: the length of the domain (two bytes, big-endian), the domain and the path.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
 
 use super::aead::{self, Cipher, DoesNotOpen, NONCE, TAG};
 use super::{DataKey, KeyId, Secret, derive};
@@ -27,27 +28,41 @@ const FORMAT: u8 = 1;
 const AES_256_GCM: u8 = 1;
 /// Bytes before the nonce; a multiple of three, so that its base64 stands alone.
 const HEADER: usize = 54;
-const COMMITMENT: std::ops::Range<usize> = 22..54;
+/// Of these, what names the key.
+const NAME: usize = 22;
+const COMMITMENT: std::ops::Range<usize> = NAME..HEADER;
 
+/// A key as a ciphertext names it: format, algorithm, id, version.
+fn name_of(key: &DataKey) -> [u8; NAME] {
+    let mut name = [0; NAME];
+    let parts: [&[u8]; 3] = [&[FORMAT, AES_256_GCM], &key.id.0, &key.version.to_be_bytes()];
+    for (to, from) in name.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    name
+}
+
+/// The bytes before the nonce: the key's name and commitment.
 fn header_of(key: &DataKey) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    let commitment = derive(key.secret.expose(), &[b"veilstream/v1/commit"]);
-    let parts: [&[u8]; 4] =
-        [&[FORMAT, AES_256_GCM], &key.id.0, &key.version.to_be_bytes(), commitment.expose()];
-    for (to, from) in header.iter_mut().zip(parts.into_iter().flatten()) {
+    let name = name_of(key);
+    let commitment = derive(key.secret.expose(), &[b"veilstream/v1/commit", &name]);
+    for (to, from) in header.iter_mut().zip(name.iter().chain(commitment.expose())) {
         *to = *from;
     }
     header
 }
 
-fn aad_of(header: &[u8; HEADER], domain: &str, path: &str) -> Vec<u8> {
+/// What a ciphertext is bound to. A digest, so that a long path costs no more at each value than a short one.
+fn aad_of(domain: &str, path: &str) -> [u8; 32] {
     // A domain longer than 64 KiB does not pass the policy parser.
     let length = (domain.len() as u16).to_be_bytes();
-    [header.as_slice(), &length, domain.as_bytes(), path.as_bytes()].concat()
+    Sha256::new().chain_update(length).chain_update(domain).chain_update(path).finalize().into()
 }
 
 fn cipher_of(key: &DataKey) -> Cipher {
-    Cipher::new(derive(key.secret.expose(), &[b"veilstream/v1/encrypt"]).expose())
+    let info: [&[u8]; 2] = [b"veilstream/v1/encrypt", &name_of(key)];
+    Cipher::new(derive(key.secret.expose(), &info).expose())
 }
 
 /// Seals values for one place: a domain and a path.
@@ -56,7 +71,7 @@ pub struct Sealer {
     header: [u8; HEADER],
     /// The header in base64, the same on every ciphertext of this key.
     prefix: String,
-    aad: Vec<u8>,
+    aad: [u8; 32],
 }
 
 impl Sealer {
@@ -66,7 +81,7 @@ impl Sealer {
             cipher: cipher_of(key),
             header,
             prefix: URL_SAFE_NO_PAD.encode(header),
-            aad: aad_of(&header, domain, path),
+            aad: aad_of(domain, path),
         }
     }
 
@@ -136,7 +151,7 @@ pub fn open(
         return Err(DoesNotOpen);
     }
     let nonce: &[u8; NONCE] = nonce.try_into().map_err(|_| DoesNotOpen)?;
-    cipher_of(key).open(nonce, &aad_of(&header, domain, path), body).map(Secret::new)
+    cipher_of(key).open(nonce, &aad_of(domain, path), body).map(Secret::new)
 }
 
 /// Opens the base64url form.

@@ -111,6 +111,14 @@ impl<'a> Scanner<'a> {
         found
     }
 
+    /// Consumes `wanted` if exactly that comes next.
+    #[inline]
+    pub fn accept_text(&mut self, wanted: &[u8]) -> bool {
+        let found = self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(wanted));
+        self.at += if found { wanted.len() } else { 0 };
+        found
+    }
+
     /// Only white space may be left.
     pub fn end(&mut self) -> Result<()> {
         self.peek();
@@ -307,19 +315,18 @@ fn hex(digits: &[u8]) -> Option<u32> {
 /// Eight bytes at a time, by the borrow trick of "Bit Twiddling Hacks" (S. E. Anderson, "Determine if
 /// a word has a byte less than n"): a set high bit marks a hit; only hits above the first can be false.
 #[inline]
-fn plain_length(bytes: &[u8]) -> usize {
+pub(super) fn plain_length(bytes: &[u8]) -> usize {
     const LOW: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let mut length = 0;
     let (words, _) = bytes.as_chunks::<8>();
     for word in words {
         let word = u64::from_le_bytes(*word);
-        let quote = word ^ (LOW * b'"' as u64);
-        let backslash = word ^ (LOW * b'\\' as u64);
-        let hit = (quote.wrapping_sub(LOW) & !quote)
-            | (backslash.wrapping_sub(LOW) & !backslash)
-            | (word.wrapping_sub(LOW * 0x20) & !word);
-        let hit = hit & HIGH;
+        let quote = (word ^ (LOW * b'"' as u64)).wrapping_sub(LOW);
+        let backslash = (word ^ (LOW * b'\\' as u64)).wrapping_sub(LOW);
+        let control = word.wrapping_sub(LOW * 0x20);
+        // None of those has its high bit set, so what has is no hit.
+        let hit = (quote | backslash | control) & !word & HIGH;
         if hit != 0 {
             return length + (hit.trailing_zeros() / 8) as usize;
         }

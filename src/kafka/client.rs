@@ -14,19 +14,20 @@ use crate::config::{Config, ConfigError, GroupProtocol};
 /// What the clients tell beside records.
 #[derive(Default)]
 pub struct Connection {
-    all_down: AtomicBool,
+    /// Some broker answered since the last time that all were away.
+    up: AtomicBool,
     lag: Mutex<BTreeMap<(String, i32), i64>>,
     queued: AtomicI64,
 }
 
 impl Connection {
-    /// No broker can be reached.
+    /// No broker can be reached, or none has been reached yet.
     pub fn is_down(&self) -> bool {
-        self.all_down.load(Ordering::Relaxed)
+        !self.up.load(Ordering::Relaxed)
     }
 
     pub(super) fn down(&self, down: bool) {
-        self.all_down.store(down, Ordering::Relaxed);
+        self.up.store(!down, Ordering::Relaxed);
     }
 
     /// Records behind the end, by topic and partition, as of the last statistics.

@@ -71,6 +71,7 @@ impl ConsumerContext for SourceContext {
                 return;
             }
         };
+        self.connection.down(false);
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
         self.changed.store(true, Ordering::Release);
     }

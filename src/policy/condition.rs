@@ -1,13 +1,16 @@
 //! `where`: a CEL expression over the newest image, which alone decides whether a view gets an event.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr};
-use cel::{Context, IdedExpr, Program, Value};
+use cel::{Context, Env, IdedExpr, Program, Value};
 
 /// The variable that stands for the newest image.
 const ROW: &str = "row";
+
+/// CEL's standard library. To declare it costs more than to evaluate: it is declared once.
+static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// A compiled expression. It has no `Debug` of values, and its errors are never printed: they may quote them.
 #[derive(Clone)]
@@ -75,7 +78,7 @@ impl Condition {
                 return Verdict::Error;
             }
         }
-        let mut context = Context::default();
+        let mut context = Context::with_env(Arc::clone(&STANDARD));
         context.add_variable_from_value(ROW, row);
         match self.program.execute(&context) {
             Ok(Value::Bool(true)) => Verdict::True,

@@ -200,10 +200,10 @@ impl Parser<'_> {
             .required(map, "fields", "`fields:` that says of each path what it is")
             .map(|node| self.fields(node))
             .unwrap_or_default();
-        if let Some((span, subject)) = &subject {
-            if !fields.iter().any(|(_, field)| field.path == *subject) {
-                self.at(span, format!("`{subject}`"), "a path that stands in `fields`");
-            }
+        if let Some((span, subject)) = &subject
+            && !fields.iter().any(|(_, field)| field.path == *subject)
+        {
+            self.at(span, format!("`{subject}`"), "a path that stands in `fields`");
         }
         let shared = self.include(file, map.get_node("include"));
         let views = self
@@ -337,13 +337,13 @@ impl Parser<'_> {
         let own = self.file.clone();
         for word in self.words(node, "the name of a file with `classes:`") {
             let path = file.parent().unwrap_or(FilePath::new("")).join(word.as_str());
-            if let Some(node) = self.open(&path, Some(word.span())) {
-                if let Some(map) = self.mapping(&node, "`classes:` and their treatments") {
-                    self.only(map, &["classes"], "an included file");
-                    for (class, chosen) in self.treatments(map.get_node("classes")) {
-                        shared.retain(|(name, _)| *name != class);
-                        shared.push((class, chosen));
-                    }
+            if let Some(node) = self.open(&path, Some(word.span()))
+                && let Some(map) = self.mapping(&node, "`classes:` and their treatments")
+            {
+                self.only(map, &["classes"], "an included file");
+                for (class, chosen) in self.treatments(map.get_node("classes")) {
+                    shared.retain(|(name, _)| *name != class);
+                    shared.push((class, chosen));
                 }
             }
             self.file.clone_from(&own);

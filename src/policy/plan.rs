@@ -32,8 +32,17 @@ pub struct LeafId(pub u32);
 
 /// A name that a state knows, and where it leads.
 pub struct Edge {
-    pub name: Box<str>,
+    /// The member's beginning as most writers write it, `"NAME":`; empty where the name has to be escaped.
+    pub probe: Box<[u8]>,
     pub to: StateId,
+}
+
+impl Edge {
+    fn new(name: &str, to: StateId) -> Edge {
+        let plain = |character: char| !character.is_control() && !matches!(character, '"' | '\\');
+        let probe = if name.chars().all(plain) { format!("\"{name}\":") } else { String::new() };
+        Edge { probe: probe.into_bytes().into(), to }
+    }
 }
 
 /// A situation on the way through a row.
@@ -54,6 +63,8 @@ pub struct State {
     /// A path names this place. Where only a `**` passes by, an object of which nothing goes on is dropped
     /// with its name.
     pub named: bool,
+    /// The views that keep a scalar here, where nobody else looks at it.
+    pub passes: u64,
     /// Every view keeps the value with all that is inside.
     pub keeps_all: bool,
     /// `where` reads the value: its index in [`Plan::captures`].
@@ -199,7 +210,7 @@ impl Plan {
             let leaf = plan.compile_leaf(field, keys).map_err(of)?;
             plan.leaves.push(leaf);
         }
-        plan.find_keeps_all();
+        plan.find_passes();
         Ok(plan)
     }
 
@@ -335,19 +346,18 @@ impl Plan {
         }
     }
 
-    /// The greatest set of states that every view keeps and that never lead out of the set.
-    fn find_keeps_all(&mut self) {
+    /// What passes without a look: scalars, and the greatest set of states that every view keeps and that never
+    /// lead out of the set.
+    fn find_passes(&mut self) {
         let all = self.all_views();
-        let kept: Vec<bool> = self
-            .states
-            .iter()
-            .map(|state| {
-                let leaf = state.leaf.and_then(|id| self.leaves.get(id.0 as usize));
-                state.capture.is_none() && leaf.is_some_and(|leaf| leaf.values.keep == all)
-            })
-            .collect();
+        let kept = |state: &State| match state.leaf.and_then(|id| self.leaves.get(id.0 as usize)) {
+            Some(leaf) if state.capture.is_none() => leaf.values.keep,
+            _ => 0,
+        };
+        let kept: Vec<u64> = self.states.iter().map(kept).collect();
         for (state, kept) in self.states.iter_mut().zip(kept) {
-            state.keeps_all = kept;
+            state.passes = kept;
+            state.keeps_all = kept == all;
         }
         loop {
             let closed = |id: Option<StateId>| id.is_some_and(|id| self.state(id).keeps_all);
@@ -458,7 +468,7 @@ impl Automaton {
 
     fn add_edge(&mut self, state: &mut State, name: &str, to: StateId) {
         state.names.insert(name.into(), self.edges.len() as u32);
-        self.edges.push(Edge { name: name.into(), to });
+        self.edges.push(Edge::new(name, to));
     }
 
     fn add_state(&mut self, state: State) -> StateId {

@@ -97,7 +97,7 @@ pub fn envelope(
 }
 
 /// The part that `spot` is; an error where it stands for the second time.
-fn once(walk: &Walk<'_>, spot: &Spot<'_>, found: &mut Envelope) -> Result<Option<Part>, Failure> {
+fn once(walk: &Walk<'_>, spot: &Spot, found: &mut Envelope) -> Result<Option<Part>, Failure> {
     let Role::Part(part) = walk.plan.state(spot.at).role else { return Ok(None) };
     // The three `ts_` fields share a bit: harmless twice.
     if found.parts & part.bit() != 0 && part != Part::Time {
@@ -110,7 +110,7 @@ fn once(walk: &Walk<'_>, spot: &Spot<'_>, found: &mut Envelope) -> Result<Option
 fn part(
     walk: &mut Walk<'_>,
     frame: &mut Frame<'_, '_>,
-    spot: &Spot<'_>,
+    spot: &Spot,
     written: &mut u64,
     part: Option<Part>,
     form: Form,
@@ -156,8 +156,14 @@ fn part(
         }
         (Part::Source, Kind::Object) => positional(walk, frame, spot, walk.plan.source),
         (Part::Transaction, Kind::Object) => positional(walk, frame, spot, walk.plan.transaction),
+        // Some connectors write times as strings: of digits, or they are no times.
+        (Part::Time, Kind::String) => {
+            let text = frame.scan.value()?.text();
+            let digits = text.bytes().all(|byte| matches!(byte, b'"' | b'.' | b'0'..=b'9'));
+            if digits { Ok(()) } else { Err(malformed("time")) }
+        }
         (Part::Source | Part::Transaction | Part::Time, Kind::Null)
-        | (Part::Time, Kind::Number | Kind::String) => Ok(frame.scan.pass(kind, spot.depth)?),
+        | (Part::Time, Kind::Number) => Ok(frame.scan.pass(kind, spot.depth)?),
         _ => Err(malformed("envelope")),
     }
 }
@@ -166,7 +172,7 @@ fn part(
 fn positional(
     walk: &mut Walk<'_>,
     frame: &mut Frame<'_, '_>,
-    spot: &Spot<'_>,
+    spot: &Spot,
     at: crate::policy::StateId,
 ) -> Result<(), Failure> {
     walk.members(frame, at, spot.mask, spot.depth, |walk, frame, spot, written| {
@@ -183,11 +189,7 @@ fn positional(
 }
 
 /// MongoDB's image: the document as JSON in a string.
-fn text_image(
-    walk: &mut Walk<'_>,
-    frame: &mut Frame<'_, '_>,
-    spot: &Spot<'_>,
-) -> Result<(), Failure> {
+fn text_image(walk: &mut Walk<'_>, frame: &mut Frame<'_, '_>, spot: &Spot) -> Result<(), Failure> {
     let start = frame.scan.at();
     let mut buffer = String::new();
     let document = frame.scan.value()?.characters(&mut buffer);
@@ -218,7 +220,7 @@ fn schema(
     walk: &mut Walk<'_>,
     frame: &mut Frame<'_, '_>,
     schemas: &mut SchemaCache,
-    spot: &Spot<'_>,
+    spot: &Spot,
     written: &mut u64,
 ) -> Result<(), Failure> {
     frame.want(spot.mask, spot.place, written);

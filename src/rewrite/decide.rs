@@ -25,10 +25,10 @@ impl Rewriter {
                 .then_some((name, captured.text.as_str()))
         });
         let verdict = condition.holds(fields);
-        if verdict == Verdict::Error {
-            if let Some(errors) = self.tally.condition_errors.get_mut(view) {
-                *errors += 1;
-            }
+        if verdict == Verdict::Error
+            && let Some(errors) = self.tally.condition_errors.get_mut(view)
+        {
+            *errors += 1;
         }
         verdict
     }

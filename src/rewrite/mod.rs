@@ -92,7 +92,7 @@ impl Rewriter {
         match record.value {
             None => self.dispositions.resize(self.plan.views.len(), Disposition::Tombstone),
             Some(value) => {
-                let text = std::str::from_utf8(value)
+                let text = simdutf8::basic::from_utf8(value)
                     .map_err(|_| Failure::new(Stage::Decode, Reason::InvalidUtf8))?;
                 match self.plan.policy.format {
                     Format::Json => self.row(text, record.key.is_some())?,

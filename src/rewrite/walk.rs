@@ -13,6 +13,8 @@ use crate::policy::{Actions, DEAD, LeafId, Plan, State, StateId, Unclassified};
 /// How many different unclassified names a rewriter remembers, so that each is told once.
 const REMEMBERED: usize = 4096;
 const NO_EDGE: u32 = u32::MAX;
+/// In place of a name's length.
+const ELEMENT: usize = usize::MAX;
 
 /// Which of a leaf's actions count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,30 +91,31 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// Where `name` leads from `state`. `edge` is the last known name of this object.
+    /// The name of the member that comes next: where it leads from `state`, and its length as it is written.
+    /// `edge` is the last known name of this object.
     #[inline]
-    fn find(
+    fn step(
         &mut self,
+        frame: &mut Frame<'_, '_>,
         at: StateId,
         state: &State,
-        name: &str,
-        escaped: bool,
         edge: &mut u32,
-    ) -> StateId {
-        if !escaped {
-            let guess = match *edge {
-                NO_EDGE => self.memory.firsts.get(at.0 as usize),
-                edge => self.memory.follows.get(edge as usize),
-            };
-            let guess = guess.copied().unwrap_or(NO_EDGE);
-            if let Some(found) = self.plan.edges.get(guess as usize) {
-                if *found.name == *name {
-                    *edge = guess;
-                    return found.to;
-                }
-            }
+    ) -> Result<(StateId, usize), Failure> {
+        let guess = match *edge {
+            NO_EDGE => self.memory.firsts.get(at.0 as usize),
+            edge => self.memory.follows.get(edge as usize),
+        };
+        let guess = guess.copied().unwrap_or(NO_EDGE);
+        if let Some(found) = self.plan.edges.get(guess as usize)
+            && !found.probe.is_empty()
+            && frame.scan.accept_text(&found.probe)
+        {
+            *edge = guess;
+            return Ok((found.to, found.probe.len() - 3));
         }
-        self.look_up(at, state, name, escaped, edge)
+        let (name, escaped) = frame.scan.name()?;
+        frame.scan.expect(b':')?;
+        Ok((self.look_up(at, state, name, escaped, edge), name.len()))
     }
 
     fn look_up(
@@ -152,7 +155,7 @@ impl<'p> Walk<'p> {
         at: StateId,
         mask: u64,
         depth: u32,
-        mut each: impl FnMut(&mut Self, &mut Frame<'_, '_>, &Spot<'_>, &mut u64) -> Result<(), Failure>,
+        mut each: impl FnMut(&mut Self, &mut Frame<'_, '_>, &Spot, &mut u64) -> Result<(), Failure>,
     ) -> Result<u64, Failure> {
         if depth >= frame.scan.bounds().depth {
             return Err(Failure::new(Stage::Decode, Reason::TooDeep));
@@ -166,11 +169,8 @@ impl<'p> Walk<'p> {
             loop {
                 frame.scan.peek();
                 let place = Place { before, start: frame.scan.at() };
-                let (name, escaped) = frame.scan.name()?;
-                frame.scan.expect(b':')?;
-                let to = self.find(at, state, name, escaped, &mut edge);
-                let spot =
-                    Spot { at: to, parent: at, name: Some(name), mask, place, depth: depth + 1 };
+                let (to, name) = self.step(frame, at, state, &mut edge)?;
+                let spot = Spot { at: to, parent: at, name, mask, place, depth: depth + 1 };
                 each(self, frame, &spot, &mut written)?;
                 before = frame.scan.at();
                 if frame.scan.accept(b'}') {
@@ -215,7 +215,8 @@ impl<'p> Walk<'p> {
             loop {
                 frame.scan.peek();
                 let place = Place { before, start: frame.scan.at() };
-                let spot = Spot { at: to, parent: at, name: None, mask, place, depth: depth + 1 };
+                let spot =
+                    Spot { at: to, parent: at, name: ELEMENT, mask, place, depth: depth + 1 };
                 self.value(frame, &spot, &mut written)?;
                 before = frame.scan.at();
                 if frame.scan.accept(b']') {
@@ -234,13 +235,19 @@ impl<'p> Walk<'p> {
     fn value(
         &mut self,
         frame: &mut Frame<'_, '_>,
-        spot: &Spot<'_>,
+        spot: &Spot,
         written: &mut u64,
     ) -> Result<(), Failure> {
         let state = self.plan.state(spot.at);
         let kind = frame.scan.kind()?;
         let start = frame.scan.at();
         match state.leaf {
+            // What most values are: scalars that all views keep.
+            Some(leaf) if state.passes & spot.mask == spot.mask && self.passes(kind) => {
+                self.memory.journal.push(leaf);
+                frame.want(spot.mask, spot.place, written);
+                return Ok(frame.scan.pass(kind, spot.depth)?);
+            }
             Some(leaf) => {
                 self.memory.journal.push(leaf);
                 self.classified(frame, spot, state, leaf, kind, written)?;
@@ -259,7 +266,7 @@ impl<'p> Walk<'p> {
                 frame.scan.pass(kind, spot.depth)?;
             }
             None => {
-                self.unclassified(spot)?;
+                self.unclassified(frame, spot)?;
                 frame.skip(spot.mask, spot.place);
                 frame.scan.pass(kind, spot.depth)?;
             }
@@ -271,10 +278,15 @@ impl<'p> Walk<'p> {
         Ok(())
     }
 
+    #[inline]
+    fn passes(&self, kind: Kind) -> bool {
+        self.side == Side::Value && !matches!(kind, Kind::Object | Kind::Array)
+    }
+
     fn inside(
         &mut self,
         frame: &mut Frame<'_, '_>,
-        spot: &Spot<'_>,
+        spot: &Spot,
         kind: Kind,
         mask: u64,
     ) -> Result<u64, Failure> {
@@ -289,7 +301,7 @@ impl<'p> Walk<'p> {
     fn passed_by(
         &mut self,
         frame: &mut Frame<'_, '_>,
-        spot: &Spot<'_>,
+        spot: &Spot,
         kind: Kind,
         written: &mut u64,
     ) -> Result<(), Failure> {
@@ -299,7 +311,7 @@ impl<'p> Walk<'p> {
         let inside = self.inside(frame, spot, kind, spot.mask)?;
         let empty = spot.mask & !inside;
         if empty != 0 {
-            self.unclassified(spot)?;
+            self.unclassified(frame, spot)?;
             frame.rewind(&mark, empty);
             frame.skip(empty, spot.place);
             *written = *written & !empty | had & empty;
@@ -311,7 +323,7 @@ impl<'p> Walk<'p> {
     fn classified(
         &mut self,
         frame: &mut Frame<'_, '_>,
-        spot: &Spot<'_>,
+        spot: &Spot,
         state: &'p State,
         leaf: LeafId,
         kind: Kind,
@@ -349,7 +361,7 @@ impl<'p> Walk<'p> {
     fn container(
         &mut self,
         frame: &mut Frame<'_, '_>,
-        spot: &Spot<'_>,
+        spot: &Spot,
         state: &'p State,
         actions: &Actions,
         kind: Kind,
@@ -426,34 +438,35 @@ impl<'p> Walk<'p> {
 
     /// A value without a class: dropped, or the end of the record.
     #[inline]
-    fn unclassified(&mut self, spot: &Spot<'_>) -> Result<(), Failure> {
+    fn unclassified(&mut self, frame: &Frame<'_, '_>, spot: &Spot) -> Result<(), Failure> {
         self.memory.unclassified += 1;
+        let name = spot.name(frame);
         let reason = match (self.side, self.plan.policy.unclassified) {
             (Side::Key, _) => Reason::KeyField,
             (Side::Value, Unclassified::Quarantine) => Reason::Unclassified,
             (Side::Value, Unclassified::Drop) => {
-                self.discover(spot);
+                self.discover(spot.parent, name);
                 return Ok(());
             }
         };
-        Err(Failure::new(self.stage(), reason).at(self.unclassified_path(spot)))
+        Err(Failure::new(self.stage(), reason).at(self.unclassified_path(spot.parent, name)))
     }
 
     /// Remembers a name that is met for the first time.
-    fn discover(&mut self, spot: &Spot<'_>) {
+    fn discover(&mut self, parent: StateId, name: Option<&str>) {
         let mut hasher = rustc_hash::FxHasher::default();
-        (spot.parent, spot.name).hash(&mut hasher);
+        (parent, name).hash(&mut hasher);
         let remembered = &mut self.memory.remembered;
         if remembered.len() < REMEMBERED && remembered.insert(hasher.finish()) {
-            let path = self.unclassified_path(spot);
+            let path = self.unclassified_path(parent, name);
             self.memory.discovered.push(path);
         }
     }
 
     /// A name that the policy does not know may be data: it stands as a keyed digest.
-    fn unclassified_path(&self, spot: &Spot<'_>) -> String {
-        let parent = &self.plan.state(spot.parent).path;
-        let Some(name) = spot.name else { return format!("{parent}[]") };
+    fn unclassified_path(&self, parent: StateId, name: Option<&str>) -> String {
+        let parent = &self.plan.state(parent).path;
+        let Some(name) = name else { return format!("{parent}[]") };
         let digest = self.plan.digester.digest(name.as_bytes());
         let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         let dot = if parent.is_empty() { "" } else { "." };
@@ -462,14 +475,22 @@ impl<'p> Walk<'p> {
 }
 
 /// A place in the row that the walk has come to.
-pub struct Spot<'n> {
+pub struct Spot {
     pub at: StateId,
     parent: StateId,
-    /// The member's name, raw; none for an element.
-    name: Option<&'n str>,
+    /// How long the member's name is, as it is written at `place`; [`ELEMENT`] for an element.
+    name: usize,
     pub mask: u64,
     pub place: Place,
     pub depth: u32,
+}
+
+impl Spot {
+    /// The member's name, raw; none for an element.
+    fn name<'i>(&self, frame: &Frame<'i, '_>) -> Option<&'i str> {
+        let start = self.place.start + 1;
+        (self.name != ELEMENT).then(|| frame.scan.slice(start, start + self.name))
+    }
 }
 
 /// A value that has been passed.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::account::TopicAccount;
-use super::limit::{Gates, Wait};
+use super::limit::{Gate, Gates};
 use super::plans::Plans;
 use crate::audit::{Auditor, Change};
 use crate::config::{Config, Delivery, GroupProtocol, Oversize};
@@ -20,6 +20,7 @@ use crate::kafka::{
     Admin, BATCH_FRAME, ClientSettings, Positions, Rebalanced, Sink, SinkError, Source,
     SourceError, SourceRecord,
 };
+use crate::policy::{Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
 use crate::rewrite::{Failure, RawRecord, Reason, Rewriter, Stage};
 use crate::telemetry::{Health, Metrics};
@@ -28,6 +29,11 @@ use crate::telemetry::{Health, Metrics};
 const IDLE: Duration = Duration::from_millis(100);
 /// A producer without a stable name leaves its transaction to the broker's clock: it is short.
 const UNNAMED_TRANSACTION_MS: u32 = 15_000;
+
+/// How long to wait after so many failures in a row: 50 ms to 10 s, with jitter.
+fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(50 << failures.min(7)).mul_f64(0.5 + rand::random::<f64>())
+}
 
 /// What the lanes of a worker have in common.
 pub struct LaneShared {
@@ -133,8 +139,32 @@ impl LaneError {
 struct Work {
     rewriter: Rewriter,
     account: TopicAccount,
-    /// The largest record that each view's topic takes.
-    limits: Vec<usize>,
+    gate: Option<Arc<Gate>>,
+    targets: Vec<Target>,
+}
+
+/// Where a view goes.
+struct Target {
+    topic: String,
+    /// The largest record that the topic takes, in bytes.
+    limit: usize,
+    gate: Option<Arc<Gate>>,
+}
+
+impl Work {
+    fn new(topic: &str, plan: &Arc<Plan>, gates: &Gates, limits: &RecordLimits) -> Work {
+        let target = |view: &ViewPlan| Target {
+            topic: view.topic.clone(),
+            limit: limits.of(&view.topic),
+            gate: gates.view(&plan.policy.name, &view.name),
+        };
+        Work {
+            rewriter: Rewriter::new(Arc::clone(plan)),
+            account: TopicAccount::new(topic, plan),
+            gate: gates.source(topic),
+            targets: plan.views.iter().map(target).collect(),
+        }
+    }
 }
 
 /// One lane, to be run on a thread of its own.
@@ -182,21 +212,20 @@ impl Lane {
             };
             self.shared.health.set_ready(self.number, false);
             self.shared.metrics.ready.with_label_values(&[label.as_str()]).set(0);
-            if let LaneError::Source(SourceError::NoConsumerProtocol) = error {
-                if self.shared.config.kafka.group_protocol == GroupProtocol::Auto {
-                    tracing::info!(lane = self.number, "{error}; using the classic protocol");
-                    self.protocol = GroupProtocol::Classic;
-                    continue;
-                }
+            if let LaneError::Source(SourceError::NoConsumerProtocol) = error
+                && self.shared.config.kafka.group_protocol == GroupProtocol::Auto
+            {
+                tracing::info!(lane = self.number, "{error}; using the classic protocol");
+                self.protocol = GroupProtocol::Classic;
+                continue;
             }
             if error.is_final() {
                 tracing::error!(lane = self.number, "{error}");
                 return Err(error);
             }
             // A session that worked for a while begins the backoff anew.
-            failures = if began.elapsed() > Duration::from_secs(60) { 0 } else { failures.min(7) };
-            let base = Duration::from_millis(100 << failures);
-            let pause = base.mul_f64(0.5 + rand::random::<f64>());
+            failures = if began.elapsed() > Duration::from_secs(60) { 0 } else { failures };
+            let pause = backoff(failures);
             failures += 1;
             self.shared.metrics.restarts.with_label_values(&[label.as_str()]).inc();
             tracing::warn!(
@@ -238,6 +267,7 @@ impl Lane {
         let mut works: HashMap<String, Work> = HashMap::new();
         let mut pending: Vec<SourceRecord<'_>> = Vec::new();
         let mut assigned = 0_usize;
+        let mut aborts = 0_u32;
         let label = self.number.to_string();
         while !shared.stopping() {
             if shared.version.load(Ordering::Acquire) != version {
@@ -250,7 +280,7 @@ impl Lane {
                     subscription = owned(&plans.subscription());
                 }
             }
-            let up = !settings.connection.is_down();
+            let up = aborts == 0 && !settings.connection.is_down();
             shared.health.set_ready(self.number, up);
             shared.metrics.ready.with_label_values(&[label.as_str()]).set(i64::from(up));
 
@@ -285,6 +315,7 @@ impl Lane {
                 });
             match done {
                 Ok(()) => {
+                    aborts = 0;
                     shared.metrics.transactions.with_label_values(&["committed"]).inc();
                     for work in works.values_mut() {
                         work.account.publish(work.rewriter.plan(), &shared.metrics);
@@ -303,8 +334,16 @@ impl Lane {
                     };
                     // The records are still in hand. Before they are tried again, the next gathering drops
                     // those of partitions that went to somebody else.
-                    tracing::info!(lane = self.number, records = pending.len(), "aborted: {cause}");
-                    self.pause(Duration::from_millis(20))?;
+                    let pause = backoff(aborts);
+                    aborts += 1;
+                    let pause_ms = pause.as_millis() as u64;
+                    tracing::warn!(
+                        lane = self.number,
+                        records = pending.len(),
+                        pause_ms,
+                        "aborted: {cause}"
+                    );
+                    self.pause(pause)?;
                 }
             }
         }
@@ -385,6 +424,7 @@ impl Lane {
         pending: &[SourceRecord<'_>],
         changes: &[Change],
     ) -> Result<Positions, LaneError> {
+        let shared = Arc::clone(&self.shared);
         let began = Instant::now();
         sink.begin()?;
         for record in pending {
@@ -392,11 +432,7 @@ impl Lane {
                 let plan = plans
                     .of_topic(record.topic())
                     .ok_or_else(|| LaneError::NoPolicy(record.topic().to_owned()))?;
-                let work = Work {
-                    rewriter: Rewriter::new(Arc::clone(plan)),
-                    account: TopicAccount::new(record.topic(), plan),
-                    limits: plan.views.iter().map(|view| limits.of(&view.topic)).collect(),
-                };
+                let work = Work::new(record.topic(), plan, &shared.gates, limits);
                 works.insert(record.topic().to_owned(), work);
             }
             if let Some(work) = works.get_mut(record.topic()) {
@@ -404,7 +440,7 @@ impl Lane {
             }
         }
         let mut positions = Positions::default();
-        let audit = &self.shared.config.audit.topic;
+        let audit = &shared.config.audit.topic;
         for work in works.values_mut() {
             let reached = work.account.positions();
             if reached.0.is_empty() {
@@ -436,11 +472,11 @@ impl Lane {
         record: &SourceRecord<'_>,
     ) -> Result<(), LaneError> {
         let shared = &self.shared;
-        self.limited(|| shared.gates.source(record.topic(), record.size()))?;
         let headers: Vec<(&str, Option<&[u8]>)> = record.headers().collect();
         let raw = RawRecord { key: record.key(), value: record.value(), headers: &headers };
         let (partition, offset) = (record.partition(), record.offset());
-        let Work { rewriter, account, limits: view_limits } = work;
+        let Work { rewriter, account, gate, targets } = work;
+        self.pass(gate.as_deref(), record.size())?;
         let plan = Arc::clone(rewriter.plan());
         let mut panicked = false;
         // A defect in the rewrite must not cost the partition: the record goes to quarantine.
@@ -455,8 +491,8 @@ impl Lane {
         });
         let failure = match rewritten {
             Ok(out) => {
-                let too_large = view_limits.iter().enumerate().any(|(view, limit)| {
-                    out.records(view).any(|sanitized| sanitized.size() + BATCH_FRAME > *limit)
+                let too_large = targets.iter().enumerate().any(|(view, target)| {
+                    out.records(view).any(|sanitized| sanitized.size() + BATCH_FRAME > target.limit)
                 });
                 if too_large {
                     rewriter.discount();
@@ -465,14 +501,13 @@ impl Lane {
                     if let Some(observer) = &shared.observer {
                         observer.published(&raw, &out);
                     }
-                    for (view, disposition) in out.dispositions().iter().enumerate() {
-                        let Some(target) = plan.views.get(view) else { continue };
+                    for ((view, disposition), target) in
+                        out.dispositions().iter().enumerate().zip(targets.iter())
+                    {
                         let (mut records, mut bytes) = (0, 0);
                         for sanitized in out.records(view) {
                             let size = sanitized.size();
-                            self.limited(|| {
-                                shared.gates.view(&plan.policy.name, &target.name, size)
-                            })?;
+                            self.pass(target.gate.as_deref(), size)?;
                             sink.publish(
                                 &target.topic,
                                 &sanitized,
@@ -514,20 +549,23 @@ impl Lane {
         Ok(())
     }
 
-    /// Waits until a limit lets through. The batch is small enough for its transaction to stay open meanwhile.
-    fn limited(&self, take: impl Fn() -> Result<(), Wait>) -> Result<(), LaneError> {
-        let Err(first) = take() else { return Ok(()) };
-        let began = Instant::now();
-        let mut wait = first;
-        loop {
-            self.pause(wait.time)?;
-            match take() {
-                Ok(()) => break,
-                Err(again) => wait = again,
+    /// Waits until a limit lets a record through. The batch is small enough for its transaction to stay open
+    /// meanwhile.
+    fn pass(&self, gate: Option<&Gate>, bytes: usize) -> Result<(), LaneError> {
+        let Some(gate) = gate else { return Ok(()) };
+        let mut began = None;
+        let takes: [&dyn Fn() -> Result<(), Duration>; 2] =
+            [&|| gate.record(), &|| gate.bytes(bytes)];
+        for take in takes {
+            while let Err(wait) = take() {
+                began.get_or_insert_with(Instant::now);
+                self.pause(wait)?;
             }
         }
-        let waits = self.shared.metrics.limit_waits.with_label_values(&[wait.limit.as_str()]);
-        waits.observe(began.elapsed().as_secs_f64());
+        if let Some(began) = began {
+            let waits = self.shared.metrics.limit_waits.with_label_values(&[gate.name.as_str()]);
+            waits.observe(began.elapsed().as_secs_f64());
+        }
         Ok(())
     }
 

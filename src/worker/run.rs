@@ -52,6 +52,14 @@ impl RunError {
     }
 }
 
+/// Why policies are read again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// SIGHUP.
+    Asked,
+    FileChanged,
+}
+
 /// A worker at work.
 pub struct Worker {
     shared: Arc<LaneShared>,
@@ -119,10 +127,10 @@ impl Worker {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 _ = hangup.recv() => {
-                    self.reload();
+                    self.reload(Cause::Asked);
                     watch = Watch::new(&self.shared.plans().files);
                 }
-                () = watch.changed() => self.reload(),
+                () = watch.changed() => self.reload(Cause::FileChanged),
                 _ = tick.tick() => {
                     self.show_lag();
                     // A lane ends by itself only to halt.
@@ -135,12 +143,13 @@ impl Worker {
         self.stop().await
     }
 
-    /// Replaces all policies, or none.
-    fn reload(&self) {
+    /// Replaces keys and all policies, or nothing.
+    fn reload(&self, cause: Cause) {
         let outcome = match Plans::load(&self.shared.config) {
             Ok(plans) => {
                 let policies = labels(&plans);
-                if policies == labels(&self.shared.plans()) {
+                // An editor touches files that it does not change; who asks may have changed the keyset.
+                if cause == Cause::FileChanged && policies == labels(&self.shared.plans()) {
                     tracing::debug!("the policies are as they were");
                     return;
                 }

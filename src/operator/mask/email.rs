@@ -1,7 +1,5 @@
 //! Addresses of electronic mail (RFC 5321): the domain is shown, and the beginning of the local part.
 
-use unicode_segmentation::UnicodeSegmentation;
-
 use super::{Cover, Shown};
 use crate::operator::text;
 
@@ -28,12 +26,12 @@ impl Shown for Email {
 /// The local part and the domain of exactly one address.
 fn parts(address: &str) -> Option<(&str, &str)> {
     let (mut quoted, mut escaped, mut at_sign) = (false, false, None);
-    for (at, character) in address.char_indices() {
-        match character {
+    for (at, byte) in address.bytes().enumerate() {
+        match byte {
             _ if escaped => escaped = false,
-            '\\' => escaped = quoted,
-            '"' => quoted = !quoted,
-            '@' if !quoted && at_sign.replace(at).is_some() => return None,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'@' if !quoted && at_sign.replace(at).is_some() => return None,
             _ => {}
         }
     }
@@ -45,9 +43,11 @@ fn parts(address: &str) -> Option<(&str, &str)> {
 /// Whether a text reads as a domain or an address literal. Of a text around an address, such as
 /// `<bob@example.com> and Alice`, nothing may be shown.
 fn is_domain(domain: &str) -> bool {
-    let fits = |character: char| character.is_alphanumeric() || "-._[]:".contains(character);
-    !domain.is_empty()
-        && domain.graphemes(true).all(|cluster| cluster.chars().next().is_some_and(fits))
+    let fits = |cluster: &str| match cluster.chars().next() {
+        Some('-' | '.' | '_' | '[' | ']' | ':') => true,
+        first => first.is_some_and(char::is_alphanumeric),
+    };
+    !domain.is_empty() && text::clusters(domain).all(fits)
 }
 
 #[cfg(test)]

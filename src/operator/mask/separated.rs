@@ -2,9 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use unicode_segmentation::UnicodeSegmentation;
-
 use super::{Cover, Shown};
+use crate::operator::text::clusters;
 
 /// Shows the first and last digits, or digits and letters, and the separators. All else is hidden.
 pub(super) struct Separated {
@@ -50,27 +49,31 @@ impl Separated {
     fn fits(&self, whole: &str) -> bool {
         match self.form {
             Form::Any => true,
-            Form::Digits => whole.graphemes(true).all(|c| self.counts(c) || is_separator(c)),
+            Form::Digits => clusters(whole).all(|c| self.counts(c) || is_separator(c)),
             Form::Country => begins_with_country(whole),
         }
     }
 
     /// Whether a character is one of those that are counted and may be shown.
+    #[inline(always)]
     fn counts(&self, cluster: &str) -> bool {
+        if let [byte] = cluster.as_bytes() {
+            return byte.is_ascii_digit() || (self.letters && byte.is_ascii_alphabetic());
+        }
         cluster.chars().any(|c| c.is_numeric() || (self.letters && c.is_alphabetic()))
     }
 }
 
 impl Shown for Separated {
     fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
-        let total = whole.graphemes(true).filter(|cluster| self.counts(cluster)).count();
+        let total = clusters(whole).filter(|cluster| self.counts(cluster)).count();
         let hidden_until = total.checked_sub(self.last).filter(|end| *end > self.first)?;
         if !self.length.contains(&total) || !self.fits(whole) {
             return None;
         }
         let mut counted = 0;
         let mut covered = false;
-        for cluster in whole.graphemes(true) {
+        for cluster in clusters(whole) {
             let counts = self.counts(cluster);
             let shown = counts && (counted < self.first || counted >= hidden_until);
             counted += usize::from(counts);
@@ -99,11 +102,15 @@ fn begins_with_country(whole: &str) -> bool {
 }
 
 /// Whether a character only groups others. One that a mark is combined with may be anything.
+#[inline(always)]
 fn is_separator(cluster: &str) -> bool {
+    if let [byte] = cluster.as_bytes() {
+        return matches!(byte, b' ' | b'\t'..=b'\r' | b'+' | b'-' | b'.' | b'(' | b')' | b'/');
+    }
     let mut characters = cluster.chars();
     match (characters.next(), characters.next()) {
         (Some(only), None) => {
-            only.is_whitespace() || "+-.()/\u{2010}\u{2011}\u{2013}".contains(only)
+            only.is_whitespace() || matches!(only, '\u{2010}' | '\u{2011}' | '\u{2013}')
         }
         _ => false,
     }
