@@ -1,6 +1,14 @@
 //! The rewrite against validation of the same bytes, taken in one run: `make bench`.
 //!
 //! Reference events and method: docs/benchmarks.md.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that fails here fails where it should"
+)]
 
 #[path = "../tests/support/engine.rs"]
 #[allow(dead_code)]

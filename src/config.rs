@@ -259,7 +259,7 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Read { path: path.into(), error })?;
         let mut config: Config = serde_saphyr::from_str(&text).map_err(|error| {
-            ConfigError::Malformed { path: path.into(), message: error.to_string() }
+            ConfigError::Malformed { path: path.into(), message: without_values(&error) }
         })?;
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let invalid = |field, problem: &str| {
@@ -285,11 +285,15 @@ impl Config {
             return invalid("audit.topic", "another topic than `quarantine.topic`");
         }
         let owned = [
-            "transactional.id",
-            "group.id",
+            "acks",
             "enable.auto.commit",
-            "isolation.level",
+            "enable.auto.offset.store",
+            "enable.idempotence",
+            "group.id",
             "group.protocol",
+            "isolation.level",
+            "transaction.timeout.ms",
+            "transactional.id",
         ];
         let settings = [&config.kafka.properties, &config.kafka.consumer, &config.kafka.producer];
         if let Some(name) =
@@ -328,5 +332,24 @@ impl Config {
     pub fn lanes(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.lanes.unwrap_or(cores)
+    }
+}
+
+/// What is wrong and where, without the lines around it and without the value itself: it may be a secret that
+/// stands where it should not.
+fn without_values(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    // Names of fields stand in backquotes and may be told; a value that serde met stands in double quotes, and
+    // one that it took for a variant behind these words.
+    let text = match (text.split_once('"'), text.rsplit_once('"')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}…{after}"),
+        _ => text,
+    };
+    match text.split_once("unknown variant `") {
+        Some((before, rest)) => {
+            let rest = rest.split_once('`').map_or("", |(_, rest)| rest);
+            format!("{before}unknown word{rest}")
+        }
+        None => text,
     }
 }

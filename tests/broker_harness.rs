@@ -1,4 +1,12 @@
 //! The broker that the other tests rely on: transactions, and data that outlives the process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that fails here fails where it should"
+)]
 
 mod support;
 

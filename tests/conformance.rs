@@ -1,4 +1,12 @@
 //! Corpora of others: JSONTestSuite, Debezium's documented events, the masking examples of peers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that fails here fails where it should"
+)]
 
 mod support;
 
@@ -330,13 +338,22 @@ fn sanitize(file: &str, policy: &str, text: &[u8]) -> (Value, Vec<Value>) {
         assert!(after.keys().all(|name| before.contains_key(name)), "{file}");
         assert_eq!(event.get("schema").is_some(), raw.get("schema").is_some(), "{file}");
         if let Some(schema) = event.get("schema") {
-            // The documentation's schemas leave out `sequence`; nothing else differs.
+            // The documentation's schemas leave out `sequence`, and Vitess's has its `vgtid`, a text, as a
+            // number; nothing else differs.
             let mut payload = event["payload"].clone();
+            let mut schema = schema.clone();
             let told = raw["schema"].to_string().contains("\"sequence\"");
             if let (false, Some(source)) = (told, payload["source"].as_object_mut()) {
                 source.remove("sequence");
             }
-            fits(schema, &payload, file);
+            for part in schema["fields"].as_array_mut().unwrap() {
+                for field in part["fields"].as_array_mut().into_iter().flatten() {
+                    if field["field"] == "vgtid" {
+                        field["type"] = "string".into();
+                    }
+                }
+            }
+            fits(&schema, &payload, file);
         }
         inner(&event).clone()
     });

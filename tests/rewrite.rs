@@ -1,4 +1,12 @@
 //! What a view gets of an event, through the same engine as the worker's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that fails here fails where it should"
+)]
 
 mod support;
 

@@ -1,4 +1,12 @@
 //! Wycheproof's test vectors through the crate's own primitives: valid ones agree, invalid ones are refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that fails here fails where it should"
+)]
 
 use serde_json::Value;
 use veilstream::crypto::aead::{Cipher, NONCE, TAG};
@@ -137,9 +145,6 @@ fn key_derivation_agrees_with_wycheproof() {
         if !bytes(vector, "salt").is_empty() {
             return counts.skip("a salt");
         }
-        if !valid {
-            return counts.skip("more output than HKDF gives");
-        }
         let (key, info, expected) =
             (bytes(vector, "ikm"), bytes(vector, "info"), bytes(vector, "okm"));
         // A longer output begins with the shorter one (RFC 5869 section 2.3).
@@ -162,12 +167,5 @@ fn key_derivation_agrees_with_wycheproof() {
         }
         counts.ran(valid);
     });
-    assert_eq!(
-        counts,
-        Counts {
-            valid: 22,
-            invalid: 0,
-            skipped: vec![("a salt", 63), ("more output than HKDF gives", 1)]
-        }
-    );
+    assert_eq!(counts, Counts { valid: 23, invalid: 0, skipped: vec![("a salt", 63)] });
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ pub struct Apply {
     /// The keyset; needed where the view encrypts, tokenizes or hashes, and for --quarantine
     #[arg(long)]
     keys: Option<PathBuf>,
-    /// Where lines go that cannot be sanitized, encrypted, as JSON lines; without it the first one ends the work
+    /// Where lines go that cannot be sanitized, encrypted, as JSON lines: a new file, none is overwritten. Without
+    /// it the first such line ends the work
     #[arg(long, requires = "keys")]
     quarantine: Option<PathBuf>,
 }
@@ -58,7 +60,11 @@ impl Apply {
         let quarantine = match &self.quarantine {
             None => None,
             Some(file) => {
-                let out = File::create(file)
+                let out = File::options()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(file)
                     .map_err(|error| anyhow!("{}: {error}", file.display()))
                     .or_usage()?;
                 Some(Quarantine {

@@ -38,7 +38,8 @@ impl Check {
         }
         if !wrong.is_empty() {
             if self.json {
-                println!("{:#}", serde_json::json!({ "valid": false, "diagnostics": wrong }));
+                let report = serde_json::json!({ "valid": false, "diagnostics": wrong });
+                writeln!(std::io::stdout(), "{report:#}")?;
             } else {
                 eprintln!("{}", Diagnostics(wrong));
             }
@@ -58,7 +59,8 @@ impl Check {
             }
         }
         if self.json {
-            println!("{:#}", serde_json::json!({ "valid": true, "policies": reports }));
+            let report = serde_json::json!({ "valid": true, "policies": reports });
+            writeln!(std::io::stdout(), "{report:#}")?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `veilstream keys`: the local keyset.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -18,17 +19,19 @@ pub enum Keys {
 
 impl Keys {
     pub fn run(self) -> Result<(), Exit> {
+        let mut out = std::io::stdout();
         match self {
             Keys::Init { file } => {
                 Keyset::generate().create(&file).or_usage()?;
-                println!("{}: made, mode 0600", file.display());
-                println!(
+                writeln!(out, "{}: made, mode 0600", file.display())?;
+                writeln!(
+                    out,
                     "Keep a copy in a safe place: without it, nothing that was encrypted can be opened."
-                );
+                )?;
             }
             Keys::List { file } => {
                 for (purpose, status, id, version) in Keyset::load(&file).or_usage()?.entries() {
-                    println!("{id}  version {version}  {:<10}  {status:?}", purpose.name());
+                    writeln!(out, "{id}  version {version}  {:<10}  {status:?}", purpose.name())?;
                 }
             }
         }

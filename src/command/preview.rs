@@ -1,5 +1,6 @@
 //! `veilstream preview`: events before and after, side by side; nothing is published.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,24 +37,26 @@ impl Preview {
         let plan = Arc::new(Plan::compile(Arc::new(policy), &keys).or_usage()?);
         let mut rewriter = Rewriter::new(Arc::clone(&plan));
         let mut failed = 0;
+        let mut out = std::io::stdout().lock();
         for (number, event) in events.iter().enumerate() {
-            println!("event {}", number + 1);
+            writeln!(out, "event {}", number + 1)?;
             let record = RawRecord { value: Some(event.as_bytes()), ..RawRecord::default() };
             match rewriter.rewrite(&record) {
-                Ok(out) => {
+                Ok(treated) => {
                     let columns: Vec<Column> = (0..plan.views.len())
                         .map(|view| {
-                            let value = out.records(view).next().and_then(|record| record.value());
-                            let disposition = out.dispositions().get(view).copied();
+                            let value =
+                                treated.records(view).next().and_then(|record| record.value());
+                            let disposition = treated.dispositions().get(view).copied();
                             let name = plan.views.get(view).map_or("", |view| &view.name);
                             Column::new(name, disposition, value)
                         })
                         .collect();
-                    println!("{}", side_by_side(event, &columns));
+                    writeln!(out, "{}", side_by_side(event, &columns))?;
                 }
                 Err(failure) => {
                     failed += 1;
-                    println!("  quarantined: {failure}");
+                    writeln!(out, "  quarantined: {failure}")?;
                 }
             }
         }

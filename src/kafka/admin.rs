@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{ClientSettings, Logging};
@@ -15,6 +18,15 @@ pub struct TopicSpec {
     pub partitions: i32,
 }
 
+/// What a topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// `max.message.bytes`.
+    pub largest_record: usize,
+    /// `cleanup.policy` holds `compact`: the broker refuses records without a key.
+    pub compacted: bool,
+}
+
 /// Asks and changes the cluster.
 pub struct Admin(AdminClient<Logging>);
 
@@ -23,24 +35,26 @@ impl Admin {
         settings.common().create_with_context(Logging).map(Admin)
     }
 
-    /// The largest record that each topic takes, in bytes, as far as the broker tells.
-    pub async fn record_limits(
+    /// The settings of those topics that there are and that this user may ask for.
+    pub async fn topic_settings(
         &self,
         topics: &[&str],
-    ) -> Result<BTreeMap<String, usize>, KafkaError> {
+    ) -> Result<BTreeMap<String, TopicSettings>, KafkaError> {
         let resources: Vec<_> =
             topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
-        let mut limits = BTreeMap::new();
+        let mut settings = BTreeMap::new();
         for resource in self.0.describe_configs(&resources, &options).await?.into_iter().flatten() {
-            let limit = resource.get("max.message.bytes").and_then(|entry| entry.value.as_deref());
-            if let (rdkafka::admin::OwnedResourceSpecifier::Topic(topic), Some(Ok(limit))) =
-                (&resource.specifier, limit.map(str::parse))
+            let of = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
+            let largest_record = of("max.message.bytes").map(str::parse);
+            let compacted = of("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+            if let (OwnedResourceSpecifier::Topic(topic), Some(Ok(largest_record))) =
+                (&resource.specifier, largest_record)
             {
-                limits.insert(topic.clone(), limit);
+                settings.insert(topic.clone(), TopicSettings { largest_record, compacted });
             }
         }
-        Ok(limits)
+        Ok(settings)
     }
 
     /// Makes topics that are not there yet.

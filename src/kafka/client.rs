@@ -86,10 +86,18 @@ impl ClientContext for Logging {
 
 impl rdkafka::consumer::ConsumerContext for Logging {}
 
+fn set(config: &mut ClientConfig, settings: &BTreeMap<String, String>) {
+    for (name, value) in settings {
+        config.set(name, value);
+    }
+}
+
 /// Everything that is needed to make clients.
 #[derive(Clone)]
 pub struct ClientSettings {
     common: ClientConfig,
+    /// What the user says for both; it wins over all but what delivery needs.
+    properties: BTreeMap<String, String>,
     consumer: BTreeMap<String, String>,
     producer: BTreeMap<String, String>,
     group: String,
@@ -129,11 +137,9 @@ impl ClientSettings {
                 }
             }
         }
-        for (name, value) in &kafka.properties {
-            common.set(name, value);
-        }
         Ok(ClientSettings {
             common,
+            properties: kafka.properties.clone(),
             consumer: kafka.consumer.clone(),
             producer: kafka.producer.clone(),
             group: kafka.group.clone(),
@@ -163,7 +169,7 @@ impl ClientSettings {
         let classic =
             ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"];
         let set =
-            |name: &&str| self.consumer.contains_key(*name) || self.common.get(name).is_some();
+            |name: &&str| self.consumer.contains_key(*name) || self.properties.contains_key(*name);
         match (self.protocol, classic.iter().any(set)) {
             (GroupProtocol::Auto, true) => GroupProtocol::Classic,
             (GroupProtocol::Auto, false) => GroupProtocol::Consumer,
@@ -171,13 +177,16 @@ impl ClientSettings {
         }
     }
 
+    /// What clients are made with that neither consume in a group nor publish what a lane makes.
     pub(super) fn common(&self) -> ClientConfig {
-        self.common.clone()
+        let mut config = self.common.clone();
+        set(&mut config, &self.properties);
+        config
     }
 
-    /// `protocol` is no longer `Auto`.
-    pub(super) fn consumer(&self, protocol: GroupProtocol) -> ClientConfig {
-        let mut config = self.common();
+    /// What a lane's consumer is made with. `protocol` is no longer `Auto`.
+    pub fn consumer(&self, protocol: GroupProtocol) -> ClientConfig {
+        let mut config = self.common.clone();
         config
             .set("group.id", &self.group)
             .set("enable.auto.commit", "false")
@@ -196,15 +205,14 @@ impl ClientSettings {
                 .set("group.protocol", "classic")
                 .set("partition.assignment.strategy", "cooperative-sticky"),
         };
-        for (name, value) in &self.consumer {
-            config.set(name, value);
-        }
+        set(&mut config, &self.properties);
+        set(&mut config, &self.consumer);
         config
     }
 
-    /// With `transactional_id` for exactly-once.
-    pub(super) fn producer(&self, transactional_id: Option<&str>) -> ClientConfig {
-        let mut config = self.common();
+    /// What a lane's producer is made with; with `transactional_id` for exactly-once.
+    pub fn producer(&self, transactional_id: Option<&str>) -> ClientConfig {
+        let mut config = self.common.clone();
         config
             .set("linger.ms", "0")
             .set("batch.num.messages", "1000")
@@ -219,16 +227,15 @@ impl ClientSettings {
                 .set("transactional.id", id)
                 .set("transaction.timeout.ms", self.transaction_timeout_ms.to_string());
         }
-        for (name, value) in &self.producer {
-            config.set(name, value);
-        }
+        set(&mut config, &self.properties);
+        set(&mut config, &self.producer);
         config
     }
 
     /// Whether the user says how large a record may be.
     pub fn has_record_limit(&self) -> bool {
         self.producer.contains_key("message.max.bytes")
-            || self.common.get("message.max.bytes").is_some()
+            || self.properties.contains_key("message.max.bytes")
     }
 
     /// The same, for a producer whose topics take records of `smallest` to `largest` bytes.
@@ -243,8 +250,8 @@ impl ClientSettings {
 
     /// What the producer takes for the largest record, in bytes.
     pub fn record_limit(&self) -> usize {
-        let text = self.producer.get("message.max.bytes").map(String::as_str);
-        let text = text.or_else(|| self.common.get("message.max.bytes"));
+        let name = "message.max.bytes";
+        let text = self.producer.get(name).or_else(|| self.properties.get(name));
         text.and_then(|text| text.parse().ok()).unwrap_or(1_000_000)
     }
 }

@@ -10,7 +10,7 @@ mod producer;
 mod reader;
 mod source;
 
-pub use admin::{Admin, TopicSpec};
+pub use admin::{Admin, TopicSettings, TopicSpec};
 pub use client::{BATCH_FRAME, ClientSettings, Connection};
 pub use embedded::EmbeddedBroker;
 pub use producer::{Sink, SinkError};

@@ -1,15 +1,17 @@
 //! Reading a topic from end to end outside a group, and writing raw records: for `quarantine` and the demo.
 
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::message::{DeliveryResult, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::client::{ClientSettings, Logging};
+use super::client::{self, ClientSettings, Logging};
 
 const CALL: Duration = Duration::from_secs(10);
 
@@ -105,11 +107,32 @@ impl Reader {
 }
 
 /// Writes raw records to a source topic: a replay out of quarantine, the demo's traffic.
-pub struct Writer(BaseProducer<rdkafka::producer::DefaultProducerContext>);
+pub struct Writer(BaseProducer<Deliveries>);
+
+/// Remembers the first record that was not delivered.
+#[derive(Default)]
+struct Deliveries(Mutex<Option<KafkaError>>);
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| error.clone());
+        }
+    }
+}
 
 impl Writer {
     pub fn open(settings: &ClientSettings) -> Result<Writer, KafkaError> {
-        settings.producer(None).create().map(Writer)
+        settings.producer(None).create_with_context(Deliveries::default()).map(Writer)
     }
 
     pub fn write(&self, topic: &str, record: &OwnedRecord) -> Result<(), KafkaError> {
@@ -137,8 +160,10 @@ impl Writer {
         }
     }
 
-    /// Waits until all is delivered.
+    /// Waits until all is delivered; an error where one record was not.
     pub fn flush(&self) -> Result<(), KafkaError> {
-        self.0.flush(CALL)
+        self.0.flush(CALL)?;
+        let mut failed = self.0.context().0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take().map_or(Ok(()), Err)
     }
 }

@@ -3,6 +3,7 @@
 //! [`Policy::load`] reads a file and reports every mistake with its place; a `Policy` that exists is valid.
 //! [`Plan::compile`] turns it, with the keys, into what the rewrite walks along.
 
+mod automaton;
 mod condition;
 mod diagnostic;
 mod model;

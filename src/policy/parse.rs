@@ -247,6 +247,7 @@ impl Parser<'_> {
     fn valid_name(&mut self, word: &MarkedScalarNode, what: &str) -> Option<String> {
         let fits = |text: &str| {
             text.len() <= 128
+                && !text.is_empty()
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
         };
         if fits(word.as_str()) {
@@ -387,9 +388,10 @@ impl Parser<'_> {
         let mut read = Arguments::new(spec.name, *name.span(), arguments);
         let treatment = (spec.build)(&mut read);
         let domain = match treatment {
-            Some(Treatment::Keyed(_)) => read.text("domain").map(str::to_owned),
+            Some(Treatment::Keyed(_)) => read.scalar("domain"),
             _ => None,
         };
+        let domain = domain.and_then(|word| self.valid_name(word, "the name of a domain"));
         let problems = read.finish();
         let sound = problems.is_empty();
         problems.into_iter().for_each(|problem| self.error(problem));

@@ -33,10 +33,25 @@ impl Rewriter {
         verdict
     }
 
+    /// Whether `view` gets the keys of keyed records.
+    fn has_key(&self, view: usize) -> bool {
+        self.plan.views.get(view).is_some_and(|view| view.key != KeyRule::Drop)
+    }
+
+    /// A tombstone stays one, where it has a key to speak of.
+    pub(super) fn decide_tombstone(&mut self, keyed: bool) {
+        for view in 0..self.plan.views.len() {
+            self.dispositions.push(match keyed && self.has_key(view) {
+                true => Disposition::Tombstone,
+                false => Disposition::Filtered(Filtered::NoKey),
+            });
+        }
+    }
+
     /// A row without an envelope replaces what the view has under its key.
     pub(super) fn decide_row(&mut self, keyed: bool) {
         for view in 0..self.plan.views.len() {
-            let has_key = self.plan.views.get(view).is_some_and(|view| view.key != KeyRule::Drop);
+            let has_key = self.has_key(view);
             let disposition = match (self.verdict(view, Image::After), keyed && has_key) {
                 (Verdict::True, _) => Disposition::Publish,
                 (_, true) => Disposition::Tombstone,

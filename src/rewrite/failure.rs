@@ -48,12 +48,14 @@ pub enum Reason {
     NotANumber,
     /// The sanitized record is larger than its topic takes.
     TooLarge,
+    /// The topic is compacted, and the sanitized record has no key.
+    NoKey,
     /// A defect of veilstream: the record is safe in quarantine.
     Internal,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::InvalidUtf8,
         Reason::InvalidJson,
         Reason::TooDeep,
@@ -67,6 +69,7 @@ impl Reason {
         Reason::NotADate,
         Reason::NotANumber,
         Reason::TooLarge,
+        Reason::NoKey,
         Reason::Internal,
     ];
 
@@ -85,6 +88,7 @@ impl Reason {
             Reason::NotADate => "not_a_date",
             Reason::NotANumber => "not_a_number",
             Reason::TooLarge => "too_large",
+            Reason::NoKey => "no_key",
             Reason::Internal => "internal",
         }
     }
@@ -112,6 +116,7 @@ impl Reason {
             }
             Reason::NotANumber => "`generalize: { numbers }` met something that is no number",
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
+            Reason::NoKey => "the view's topic is compacted: it takes no record without a key",
             Reason::Internal => "a defect of veilstream: please report it",
         }
     }

@@ -90,7 +90,7 @@ impl Rewriter {
         self.memory.journal.clear();
         self.memory.captured.clear();
         match record.value {
-            None => self.dispositions.resize(self.plan.views.len(), Disposition::Tombstone),
+            None => self.decide_tombstone(record.key.is_some()),
             Some(value) => {
                 let text = simdutf8::basic::from_utf8(value)
                     .map_err(|_| Failure::new(Stage::Decode, Reason::InvalidUtf8))?;

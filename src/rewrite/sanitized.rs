@@ -10,6 +10,8 @@ pub enum Filtered {
     Condition,
     /// A logical decoding message: it belongs to no row, so no policy says what it is.
     Message,
+    /// A tombstone for a view that publishes no keys.
+    NoKey,
 }
 
 impl Filtered {
@@ -17,6 +19,7 @@ impl Filtered {
         match self {
             Filtered::Condition => "condition",
             Filtered::Message => "message",
+            Filtered::NoKey => "no_key",
         }
     }
 }

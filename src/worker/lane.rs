@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use super::account::TopicAccount;
 use super::limit::{Gate, Gates};
-use super::plans::Plans;
+use super::plans::{Claim, Plans};
+use super::topics::{Takes, Topics};
 use crate::audit::{Auditor, Change};
 use crate::config::{Config, Delivery, GroupProtocol, Oversize};
 use crate::crypto::KeyError;
 use crate::kafka::{
-    Admin, BATCH_FRAME, ClientSettings, Positions, Rebalanced, Sink, SinkError, Source,
-    SourceError, SourceRecord,
+    ClientSettings, Positions, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
 };
 use crate::policy::{Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
@@ -115,8 +115,8 @@ pub enum LaneError {
     Sink(#[from] SinkError),
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("no policy, or more than one, claims the topic {0}")]
-    NoPolicy(String),
+    #[error("more than one policy claims the topic {0}: mend their patterns, and reload (SIGHUP)")]
+    ManyPolicies(String),
     #[error("the record {0} is too large for quarantine, and `quarantine.oversize` is `halt`")]
     Halted(Coordinates),
     #[error("stopped")]
@@ -146,16 +146,15 @@ struct Work {
 /// Where a view goes.
 struct Target {
     topic: String,
-    /// The largest record that the topic takes, in bytes.
-    limit: usize,
+    takes: Takes,
     gate: Option<Arc<Gate>>,
 }
 
 impl Work {
-    fn new(topic: &str, plan: &Arc<Plan>, gates: &Gates, limits: &RecordLimits) -> Work {
+    fn new(topic: &str, plan: &Arc<Plan>, gates: &Gates, topics: &Topics) -> Work {
         let target = |view: &ViewPlan| Target {
             topic: view.topic.clone(),
-            limit: limits.of(&view.topic),
+            takes: topics.of(&view.topic),
             gate: gates.view(&plan.policy.name, &view.name),
         };
         Work {
@@ -173,16 +172,14 @@ pub struct Lane {
     shared: Arc<LaneShared>,
     settings: ClientSettings,
     transactional_id: Option<String>,
-    auditor: Auditor,
+    name: String,
     protocol: GroupProtocol,
 }
 
 impl Lane {
     pub fn new(number: usize, shared: Arc<LaneShared>, settings: ClientSettings) -> Lane {
-        let random: [u8; 6] = rand::random();
-        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let config = &shared.config;
-        let name = config.name.clone().unwrap_or_else(|| random.clone());
+        let name = config.name.clone().unwrap_or_else(random_name);
         let transactional_id = match config.delivery {
             Delivery::ExactlyOnce => Some(format!("{}-{name}-{number}", config.kafka.group)),
             Delivery::AtLeastOnce => None,
@@ -192,8 +189,7 @@ impl Lane {
             (false, settings) => settings.with_transaction_timeout_at_most(UNNAMED_TRANSACTION_MS),
         };
         let protocol = settings.protocol();
-        let auditor = Auditor::new(format!("{name}-{number}-{random}"));
-        Lane { number, shared, settings, transactional_id, auditor, protocol }
+        Lane { number, shared, settings, transactional_id, name, protocol }
     }
 
     pub fn connection(&self) -> Arc<crate::kafka::Connection> {
@@ -254,11 +250,12 @@ impl Lane {
     }
 
     /// From joining the group to the next error.
-    fn session(&mut self) -> Result<(), LaneError> {
+    fn session(&self) -> Result<(), LaneError> {
         let shared = Arc::clone(&self.shared);
         let mut version = shared.version.load(Ordering::Acquire);
         let mut plans = shared.plans();
-        let (settings, limits) = self.record_limits(&plans);
+        let mut topics = Topics::ask(&self.settings, &shared.config, &plans);
+        let settings = topics.fit(self.settings.clone());
         let mut sealing = Sealing::new(plans.keys.as_ref())?;
         let patience = Duration::from_millis(u64::from(settings.transaction_timeout_ms()));
         let mut sink = Sink::open(&settings, self.transactional_id.as_deref(), patience)?;
@@ -267,6 +264,9 @@ impl Lane {
         let mut works: HashMap<String, Work> = HashMap::new();
         let mut pending: Vec<SourceRecord<'_>> = Vec::new();
         let mut assigned = 0_usize;
+        // Its numbers begin anew with each session: whether the last commit of the one before came through is
+        // not always known.
+        let mut auditor = Auditor::new(format!("{}-{}-{}", self.name, self.number, random_name()));
         let mut aborts = 0_u32;
         let label = self.number.to_string();
         while !shared.stopping() {
@@ -275,6 +275,8 @@ impl Lane {
                 plans = shared.plans();
                 sealing = Sealing::new(plans.keys.as_ref())?;
                 works.clear();
+                let asked = Topics::ask(&settings, &shared.config, &plans);
+                topics = asked.at_most(settings.record_limit());
                 if owned(&plans.subscription()) != subscription {
                     source.subscribe(&plans.subscription())?;
                     subscription = owned(&plans.subscription());
@@ -300,9 +302,18 @@ impl Lane {
                 .observe(began.elapsed().as_secs_f64());
             // Taken before anything is made: what a later generation owns is not ours to commit.
             let generation = source.generation();
-            let mark = self.auditor.mark();
+            let mark = auditor.mark();
             let done = self
-                .transform(&plans, &sealing, &limits, &mut works, &mut sink, &pending, &changes)
+                .transform(
+                    &plans,
+                    &sealing,
+                    &topics,
+                    &mut works,
+                    &mut sink,
+                    &mut auditor,
+                    &pending,
+                    &changes,
+                )
                 .and_then(|positions| {
                     let began = Instant::now();
                     sink.commit(&positions, generation.as_ref())?;
@@ -325,7 +336,7 @@ impl Lane {
                 }
                 Err(error) => {
                     shared.metrics.transactions.with_label_values(&["aborted"]).inc();
-                    self.auditor.rewind(mark);
+                    auditor.rewind(mark);
                     works.clear();
                     locked(&shared.changes).extend(changes);
                     sink.abort()?;
@@ -415,12 +426,13 @@ impl Lane {
     /// Makes and publishes everything of a batch but its positions, which it gives.
     #[allow(clippy::too_many_arguments)]
     fn transform(
-        &mut self,
+        &self,
         plans: &Plans,
         sealing: &Sealing,
-        limits: &RecordLimits,
+        topics: &Topics,
         works: &mut HashMap<String, Work>,
         sink: &mut Sink,
+        auditor: &mut Auditor,
         pending: &[SourceRecord<'_>],
         changes: &[Change],
     ) -> Result<Positions, LaneError> {
@@ -429,14 +441,18 @@ impl Lane {
         sink.begin()?;
         for record in pending {
             if !works.contains_key(record.topic()) {
-                let plan = plans
-                    .of_topic(record.topic())
-                    .ok_or_else(|| LaneError::NoPolicy(record.topic().to_owned()))?;
-                let work = Work::new(record.topic(), plan, &shared.gates, limits);
+                let plan = match plans.of_topic(record.topic()) {
+                    Claim::One(plan) => plan,
+                    // A reload gave the topic up and its last records are still on their way: their offsets are
+                    // not committed.
+                    Claim::None => continue,
+                    Claim::Many => return Err(LaneError::ManyPolicies(record.topic().to_owned())),
+                };
+                let work = Work::new(record.topic(), plan, &shared.gates, topics);
                 works.insert(record.topic().to_owned(), work);
             }
             if let Some(work) = works.get_mut(record.topic()) {
-                self.record(work, sealing, limits, sink, record)?;
+                self.record(work, sealing, topics, sink, record)?;
             }
         }
         let mut positions = Positions::default();
@@ -449,13 +465,13 @@ impl Lane {
             work.account.tally = work.rewriter.take_tally();
             work.account.discovered = work.rewriter.take_discovered();
             let plan = Arc::clone(work.rewriter.plan());
-            for event in work.account.audit(&plan, &mut self.auditor) {
+            for event in work.account.audit(&plan, auditor) {
                 sink.audit(audit, &event)?;
             }
             positions.0.extend(reached.0);
         }
         for change in changes {
-            sink.audit(audit, &self.auditor.changed(change))?;
+            sink.audit(audit, &auditor.changed(change))?;
         }
         let time = began.elapsed().as_secs_f64();
         self.shared.metrics.stages.with_label_values(&["transform"]).observe(time);
@@ -467,7 +483,7 @@ impl Lane {
         &self,
         work: &mut Work,
         sealing: &Sealing,
-        limits: &RecordLimits,
+        topics: &Topics,
         sink: &mut Sink,
         record: &SourceRecord<'_>,
     ) -> Result<(), LaneError> {
@@ -491,12 +507,12 @@ impl Lane {
         });
         let failure = match rewritten {
             Ok(out) => {
-                let too_large = targets.iter().enumerate().any(|(view, target)| {
-                    out.records(view).any(|sanitized| sanitized.size() + BATCH_FRAME > target.limit)
+                let refused = targets.iter().enumerate().find_map(|(view, target)| {
+                    out.records(view).find_map(|sanitized| target.takes.refuses(&sanitized))
                 });
-                if too_large {
+                if let Some(reason) = refused {
                     rewriter.discount();
-                    Some(Failure::new(Stage::Publish, Reason::TooLarge))
+                    Some(Failure::new(Stage::Publish, reason))
                 } else {
                     if let Some(observer) = &shared.observer {
                         observer.published(&raw, &out);
@@ -533,7 +549,7 @@ impl Lane {
             let topic = &shared.config.quarantine.topic;
             let mut sealed =
                 sealing.seal(&raw, record.timestamp_ms(), &from, &failure, &plan.label);
-            if sealed.size() + BATCH_FRAME > limits.of(topic) {
+            if !topics.of(topic).size(sealed.size()) {
                 if shared.config.quarantine.oversize == Oversize::Halt {
                     return Err(LaneError::Halted(from));
                 }
@@ -568,52 +584,12 @@ impl Lane {
         }
         Ok(())
     }
+}
 
-    /// What the topics take, asked of the broker unless the user says it.
-    fn record_limits(&self, plans: &Plans) -> (ClientSettings, RecordLimits) {
-        let mut settings = self.settings.clone();
-        let default = RecordLimits { topics: Default::default(), other: settings.record_limit() };
-        if settings.has_record_limit() {
-            return (settings, default);
-        }
-        let config = &self.shared.config;
-        let views = plans.all().flat_map(|plan| plan.views.iter());
-        let mut topics: Vec<&str> = views.map(|view| view.topic.as_str()).collect();
-        topics.extend([config.quarantine.topic.as_str(), config.audit.topic.as_str()]);
-        let asked =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().ok().and_then(
-                |runtime| {
-                    let admin = Admin::open(&settings).ok()?;
-                    runtime.block_on(admin.record_limits(&topics)).ok()
-                },
-            );
-        let Some(topics) = asked.filter(|topics| !topics.is_empty()) else {
-            tracing::info!(
-                lane = self.number,
-                "the broker does not tell record limits; using {}",
-                default.other
-            );
-            return (settings, default);
-        };
-        let smallest = topics.values().copied().min().unwrap_or(default.other);
-        let largest = topics.values().copied().max().unwrap_or(default.other);
-        settings = settings.with_record_limits(smallest.max(BATCH_FRAME + 1), largest);
-        (settings, RecordLimits { topics: topics.into_iter().collect(), other: default.other })
-    }
+fn random_name() -> String {
+    rand::random::<[u8; 6]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// The largest record that topics take, in bytes.
-struct RecordLimits {
-    topics: HashMap<String, usize>,
-    other: usize,
-}
-
-impl RecordLimits {
-    fn of(&self, topic: &str) -> usize {
-        self.topics.get(topic).copied().unwrap_or(self.other)
-    }
 }

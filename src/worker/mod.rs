@@ -5,6 +5,7 @@ mod lane;
 mod limit;
 pub mod plans;
 mod run;
+mod topics;
 mod watch;
 
 pub use lane::{Lane, LaneShared, Observer};

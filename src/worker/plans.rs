@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, ConfigError};
-use crate::crypto::KeySource;
+use crate::crypto::{KeyError, KeySource};
 use crate::keys::{Keyset, KeysetError};
 use crate::policy::{Diagnostics, Plan, PlanError, Policy, Topics};
+use crate::quarantine::Sealing;
 
 /// Why the policies could not be loaded; the ones in force stay in force.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,8 @@ pub enum LoadError {
     Policies(Diagnostics),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error("`policies`: {0}")]
     Files(String),
     #[error("{0}")]
@@ -32,6 +35,14 @@ pub struct Plans {
     pub keys: Arc<dyn KeySource>,
     /// The files that were read, for the watcher.
     pub files: Vec<PathBuf>,
+}
+
+/// Which plan claims a topic.
+pub enum Claim<'p> {
+    None,
+    One(&'p Arc<Plan>),
+    /// Patterns can overlap on a topic that nobody thought of.
+    Many,
 }
 
 enum Source {
@@ -69,6 +80,8 @@ impl Plans {
             };
             plans.push((source, Arc::new(Plan::compile(Arc::new(policy), keys.as_ref())?)));
         }
+        // Every lane needs it: a keyset without its keys is refused here and not by the lanes.
+        Sealing::new(keys.as_ref())?;
         Ok(Plans { plans, keys, files })
     }
 
@@ -77,12 +90,13 @@ impl Plans {
         self.plans.iter().flat_map(|(source, _)| source.topics()).collect()
     }
 
-    /// The plan for a topic; none where none or more than one claims it.
-    pub fn of_topic(&self, topic: &str) -> Option<&Arc<Plan>> {
+    /// Whose topic it is.
+    pub fn of_topic(&self, topic: &str) -> Claim<'_> {
         let mut claims = self.plans.iter().filter(|(source, _)| source.claims(topic));
         match (claims.next(), claims.next()) {
-            (Some((_, plan)), None) => Some(plan),
-            _ => None,
+            (Some((_, plan)), None) => Claim::One(plan),
+            (None, _) => Claim::None,
+            _ => Claim::Many,
         }
     }
 

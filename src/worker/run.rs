@@ -126,11 +126,8 @@ impl Worker {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hangup.recv() => {
-                    self.reload(Cause::Asked);
-                    watch = Watch::new(&self.shared.plans().files);
-                }
-                () = watch.changed() => self.reload(Cause::FileChanged),
+                _ = hangup.recv() => self.reload(Cause::Asked, &mut watch),
+                () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
                 _ = tick.tick() => {
                     self.show_lag();
                     // A lane ends by itself only to halt.
@@ -144,7 +141,7 @@ impl Worker {
     }
 
     /// Replaces keys and all policies, or nothing.
-    fn reload(&self, cause: Cause) {
+    fn reload(&self, cause: Cause, watch: &mut Watch) {
         let outcome = match Plans::load(&self.shared.config) {
             Ok(plans) => {
                 let policies = labels(&plans);
@@ -155,6 +152,9 @@ impl Worker {
                 }
                 self.shared.metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
                 tracing::info!(?policies, "policies replaced");
+                if plans.files != self.shared.plans().files {
+                    *watch = Watch::new(&plans.files);
+                }
                 self.shared.replace(plans);
                 self.shared.tell(Change::PoliciesReplaced { policies });
                 "applied"

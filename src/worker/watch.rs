@@ -22,9 +22,11 @@ impl Watch {
         let (send, changes) = mpsc::channel(1);
         let names: BTreeSet<OsString> =
             files.iter().filter_map(|file| file.file_name()).map(Into::into).collect();
-        // Of a folder's files only ours count; `..data` is the link that a ConfigMap swaps.
+        // Of a folder's files only ours count, and YAML that may become ours; `..data` is the link that a
+        // ConfigMap swaps.
         let ours = move |path: &PathBuf| {
             path.file_name().is_some_and(|name| names.contains(name) || name == "..data")
+                || path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
         };
         let handler = move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(&ours)) {

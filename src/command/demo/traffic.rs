@@ -76,14 +76,18 @@ impl Traffic {
             let before = self.customers.get(one).cloned().unwrap_or_default();
             let mut after = before.clone();
             match self.random.random_range(0..4) {
-                0 => after["phone"] = json!(self.phone()),
+                0 => set(&mut after, "/phone", json!(self.phone())),
                 1 => {
-                    after["balance"] = json!(f64::from(self.random.random_range(0..90_000)) / 100.0)
+                    let balance = f64::from(self.random.random_range(0..90_000)) / 100.0;
+                    set(&mut after, "/balance", json!(balance));
                 }
-                2 => after["consent"]["analytics"] = json!(self.random.random_range(0..3) > 0),
+                2 => {
+                    let consent = self.random.random_range(0..3) > 0;
+                    set(&mut after, "/consent/analytics", json!(consent));
+                }
                 _ => {
-                    after["plan"] =
-                        json!(if self.random.random_range(0..2) == 0 { "gold" } else { "basic" })
+                    let gold = self.random.random_range(0..2) == 0;
+                    set(&mut after, "/plan", json!(if gold { "gold" } else { "basic" }));
                 }
             }
             if let Some(customer) = self.customers.get_mut(one) {
@@ -144,7 +148,7 @@ impl Traffic {
     fn change(&mut self, op: &str, before: &Value, after: &Value) -> OwnedRecord {
         self.position += 56;
         let row = if after.is_null() { before } else { after };
-        let key = json!({ "customer_id": row["customer_id"] });
+        let key = json!({ "customer_id": row.get("customer_id") });
         let event = json!({
             "before": before,
             "after": after,
@@ -169,11 +173,19 @@ impl Traffic {
             1 => OwnedRecord { value: Some(b"null".to_vec()), ..good },
             2 => {
                 let mut odd = customer;
-                odd["email"] = json!({ "work": odd["email"].clone() });
+                let email = odd.get("email").cloned();
+                set(&mut odd, "/email", json!({ "work": email }));
                 self.change("c", &Value::Null, &odd)
             }
             _ => OwnedRecord { key: Some(b"customer 1001".to_vec()), ..good },
         }
+    }
+}
+
+/// Changes a field that is there, by its JSON pointer (RFC 6901).
+fn set(row: &mut Value, pointer: &str, value: Value) {
+    if let Some(field) = row.pointer_mut(pointer) {
+        *field = value;
     }
 }
 
