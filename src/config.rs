@@ -246,8 +246,8 @@ pub enum LogFormat {
 pub enum ConfigError {
     #[error("{path}: {error}")]
     Read { path: PathBuf, error: std::io::Error },
-    #[error("{path}: {message}")]
-    Malformed { path: PathBuf, message: String },
+    #[error("{path}:{line}:{column}: {message}")]
+    Malformed { path: PathBuf, line: u64, column: u64, message: String },
     #[error("{path}: `{field}`: {problem}")]
     Invalid { path: PathBuf, field: &'static str, problem: String },
     #[error("a secret cannot be read: {0}")]
@@ -259,7 +259,10 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Read { path: path.into(), error })?;
         let mut config: Config = serde_saphyr::from_str(&text).map_err(|error| {
-            ConfigError::Malformed { path: path.into(), message: without_values(&error) }
+            let (line, column) =
+                error.location().map_or((1, 1), |place| (place.line(), place.column()));
+            let message = without_values(&error);
+            ConfigError::Malformed { path: path.into(), line, column, message }
         })?;
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let invalid = |field, problem: &str| {
@@ -296,14 +299,17 @@ impl Config {
             "transactional.id",
         ];
         let settings = [&config.kafka.properties, &config.kafka.consumer, &config.kafka.producer];
-        if let Some(name) =
-            settings.iter().flat_map(|map| map.keys()).find(|name| owned.contains(&name.as_str()))
+        if let Some(name) = settings
+            .iter()
+            .flat_map(|map| map.keys())
+            .find(|name| owned.contains(&name.to_lowercase().as_str()))
         {
             let problem = format!("`{name}` is veilstream's own to set: delivery depends on it");
             return invalid("kafka", &problem);
         }
         let secret = |name: &&String| {
-            let words = ["password", "secret", "key.pem"];
+            let name = name.to_lowercase();
+            let words = ["password", "secret", "key.pem", "jaas", "oauthbearer.config"];
             words.iter().any(|word| name.contains(word))
         };
         if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
@@ -339,6 +345,8 @@ impl Config {
 /// stands where it should not.
 fn without_values(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
+    // The place is told in front.
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text).to_owned();
     // Names of fields stand in backquotes and may be told; a value that serde met stands in double quotes, and
     // one that it took for a variant behind these words.
     let text = match (text.split_once('"'), text.rsplit_once('"')) {

@@ -23,6 +23,7 @@ const BUFFER: usize = 1 << 20;
 /// Sanitize JSON lines from standard input to standard output, for one view
 #[derive(Args)]
 pub struct Apply {
+    /// The policy file
     policy: PathBuf,
     /// The view; may be left out where the policy has one
     #[arg(long)]
@@ -46,7 +47,12 @@ impl Apply {
             None => {}
         }
         if policy.views.is_empty() {
-            return Err(Exit::Usage(anyhow!("name one view with --view: {}", names.join(", "))));
+            let names = names.join(", ");
+            let problem = match &self.view {
+                Some(wanted) => format!("no view is called `{wanted}`; there is {names}"),
+                None => format!("name one view with --view: {names}"),
+            };
+            return Err(Exit::Usage(anyhow!(problem)));
         }
         let keys = match &self.keys {
             Some(file) => Keyset::load(file).or_usage()?,
@@ -76,7 +82,8 @@ impl Apply {
         };
         let quarantined = filter(Rewriter::new(plan), quarantine)?;
         if quarantined > 0 {
-            eprintln!("veilstream: {quarantined} lines went to quarantine");
+            let lines = if quarantined == 1 { "line" } else { "lines" };
+            eprintln!("veilstream: {quarantined} {lines} went to quarantine");
         }
         Ok(())
     }

@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use super::{Exit, OrUsage, events};
 use crate::keys::Keyset;
-use crate::policy::{DEAD, Diagnostics, Format, KeyRule, Plan, Policy, StateId};
+use crate::policy::{DEAD, Diagnostics, Format, KeyRule, Plan, Policy, StateId, conflicts};
 
 /// Validate policies, and show what each audience gets of each field
 #[derive(Args)]
 pub struct Check {
+    /// Policy files
     #[arg(required = true)]
     policies: Vec<PathBuf>,
     /// Events to compare with: says which paths match nothing there, and which fields no path names
@@ -42,6 +43,17 @@ impl Check {
                 writeln!(std::io::stdout(), "{report:#}")?;
             } else {
                 eprintln!("{}", Diagnostics(wrong));
+            }
+            return Err(Exit::Refused);
+        }
+        let read: Vec<&Policy> = policies.iter().map(|(_, policy)| policy).collect();
+        let conflicts = conflicts(&read, &[]);
+        if !conflicts.is_empty() {
+            if self.json {
+                let report = serde_json::json!({ "valid": false, "conflicts": conflicts });
+                writeln!(std::io::stdout(), "{report:#}")?;
+            } else {
+                eprintln!("{}", conflicts.join("\n"));
             }
             return Err(Exit::Refused);
         }
@@ -105,7 +117,8 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
             writeln!(out, "  matches nothing in the sample: {path}")?;
         }
         for (path, count) in &compared.unclassified {
-            writeln!(out, "  unclassified in the sample: {path} ({count} times)")?;
+            let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+            writeln!(out, "  unclassified in the sample: {} ({times})", super::printable(path))?;
         }
         if compared.unmatched.is_empty() && compared.unclassified.is_empty() {
             writeln!(out, "  every path matches, and every field is classified")?;

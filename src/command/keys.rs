@@ -12,9 +12,15 @@ use crate::keys::Keyset;
 #[derive(Subcommand)]
 pub enum Keys {
     /// Make a keyset file, readable by its owner alone
-    Init { file: PathBuf },
+    Init {
+        /// Where; a file that is there is never overwritten
+        file: PathBuf,
+    },
     /// List a keyset's keys, without the keys themselves
-    List { file: PathBuf },
+    List {
+        /// The keyset
+        file: PathBuf,
+    },
 }
 
 impl Keys {

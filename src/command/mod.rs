@@ -93,6 +93,16 @@ impl Cli {
     }
 }
 
+/// Text for a terminal: no control character of an event reaches it, but line ends and tabs.
+fn printable(text: &str) -> String {
+    let shown = |character: char| match character {
+        '\n' | '\t' => character.to_string(),
+        control if control.is_control() => control.escape_unicode().to_string(),
+        other => other.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// A policy from its file; mistakes are printed, all of them.
 fn policy(file: &std::path::Path) -> Result<crate::policy::Policy, Exit> {
     crate::policy::Policy::load(file).map_err(|diagnostics| {

@@ -10,7 +10,7 @@ use comfy_table::{
 };
 use serde_json::Value;
 
-use super::{Exit, OrUsage, events};
+use super::{Exit, OrUsage, events, printable};
 use crate::keys::Keyset;
 use crate::policy::Plan;
 use crate::rewrite::{Disposition, RawRecord, Rewriter};
@@ -18,12 +18,16 @@ use crate::rewrite::{Disposition, RawRecord, Rewriter};
 /// Show what each view gets of the events of a file, side by side with what came in
 #[derive(Args)]
 pub struct Preview {
+    /// The policy file
     policy: PathBuf,
     /// JSON lines, a JSON document, or an array of events
     file: PathBuf,
     /// A keyset; without one, keys are made up for this run and tokens differ from the worker's
     #[arg(long)]
     keys: Option<PathBuf>,
+    /// Show long values whole
+    #[arg(long)]
+    full: bool,
 }
 
 impl Preview {
@@ -36,6 +40,7 @@ impl Preview {
         };
         let plan = Arc::new(Plan::compile(Arc::new(policy), &keys).or_usage()?);
         let mut rewriter = Rewriter::new(Arc::clone(&plan));
+        let width = if self.full { Width::Full } else { Width::Short };
         let mut failed = 0;
         let mut out = std::io::stdout().lock();
         for (number, event) in events.iter().enumerate() {
@@ -52,7 +57,7 @@ impl Preview {
                             Column::new(name, disposition, value)
                         })
                         .collect();
-                    writeln!(out, "{}", side_by_side(event, &columns))?;
+                    writeln!(out, "{}", side_by_side(event, &columns, width))?;
                 }
                 Err(failure) => {
                     failed += 1;
@@ -92,8 +97,30 @@ impl Column {
     }
 }
 
+/// How much of a long value is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    Short,
+    Full,
+}
+
+impl Width {
+    /// Longer ones, which are ciphertexts mostly, make a table unreadable.
+    const SHORT: usize = 48;
+
+    fn of(self, text: &str) -> String {
+        let text = printable(text);
+        let length = text.chars().count();
+        if self == Width::Full || length <= Width::SHORT {
+            return text;
+        }
+        let beginning: String = text.chars().take(Width::SHORT / 2).collect();
+        format!("{beginning}… ({length} characters)")
+    }
+}
+
 /// A row for each value of the event, a column for each view.
-pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
+pub fn side_by_side(event: &str, columns: &[Column], width: Width) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     let titles =
@@ -102,15 +129,16 @@ pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
     let raw: Value = serde_json::from_str(event).unwrap_or_default();
     let mut rows = Vec::new();
     flatten("", &raw, &mut rows);
-    for (pointer, text) in rows {
-        let mut cells =
-            vec![Cell::new(pointer.trim_start_matches('/').replace('/', ".")), Cell::new(&text)];
+    for (pointer, scalar) in rows {
+        let place = printable(&pointer.trim_start_matches('/').replace('/', "."));
+        let text = width.of(&scalar.to_string());
+        let mut cells = vec![Cell::new(place), Cell::new(&text)];
         for column in columns {
             let value = column.value.as_ref().and_then(|value| value.pointer(&pointer));
             cells.push(match value {
                 None => Cell::new("—").fg(Color::DarkGrey),
-                Some(value) if *value == text => Cell::new(text.as_str()).fg(Color::Green),
-                Some(value) => Cell::new(value.to_string()).fg(Color::Yellow),
+                Some(value) if value == scalar => Cell::new(text.as_str()).fg(Color::Green),
+                Some(value) => Cell::new(width.of(&value.to_string())).fg(Color::Yellow),
             });
         }
         table.add_row(cells);
@@ -119,7 +147,7 @@ pub fn side_by_side(event: &str, columns: &[Column]) -> Table {
 }
 
 /// The scalars of a document by their JSON pointer (RFC 6901).
-fn flatten(pointer: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+fn flatten<'v>(pointer: &str, value: &'v Value, rows: &mut Vec<(String, &'v Value)>) {
     match value {
         Value::Object(members) if !members.is_empty() => {
             for (name, value) in members {
@@ -132,6 +160,6 @@ fn flatten(pointer: &str, value: &Value, rows: &mut Vec<(String, String)>) {
                 flatten(&format!("{pointer}/{at}"), value, rows);
             }
         }
-        scalar => rows.push((pointer.to_owned(), scalar.to_string())),
+        scalar => rows.push((pointer.to_owned(), scalar)),
     }
 }

@@ -181,7 +181,10 @@ fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
     let mut out = std::io::stdout().lock();
     let text = |bytes: &Option<Vec<u8>>| match bytes {
         None => "(none)".to_owned(),
-        Some(bytes) => bytes.escape_ascii_unless_utf8(),
+        Some(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => super::printable(text),
+            Err(_) => bytes.escape_ascii().to_string(),
+        },
     };
     writeln!(out, "key: {}", text(&opened.key))?;
     for (name, value) in &opened.headers {
@@ -189,23 +192,6 @@ fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
     }
     writeln!(out, "value: {}", text(&opened.value))?;
     Ok(())
-}
-
-/// Text as it is, other bytes escaped.
-trait Printable {
-    fn escape_ascii_unless_utf8(&self) -> String;
-}
-
-impl Printable for Vec<u8> {
-    fn escape_ascii_unless_utf8(&self) -> String {
-        match std::str::from_utf8(self) {
-            // No control character of a record reaches the terminal.
-            Ok(text) if !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) => {
-                text.to_owned()
-            }
-            _ => self.escape_ascii().to_string(),
-        }
-    }
 }
 
 fn replay(desk: &Desk, wanted: &[String], all: bool, purpose: &str) -> Result<(), Exit> {

@@ -86,6 +86,14 @@ impl ClientContext for Logging {
 
 impl rdkafka::consumer::ConsumerContext for Logging {}
 
+/// What is wrong with a setting; the value may be a secret, and is left out.
+pub(super) fn refused(error: KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, what, name, _) => format!("{name}: {what}"),
+        error => error.to_string(),
+    }
+}
+
 fn set(config: &mut ClientConfig, settings: &BTreeMap<String, String>) {
     for (name, value) in settings {
         config.set(name, value);

@@ -31,7 +31,7 @@ pub enum SinkError {
     Failed(KafkaError),
     /// No retry mends it.
     #[error("kafka settings: {0}")]
-    Settings(KafkaError),
+    Settings(String),
     #[error("the broker did not take the batch within {0:?}")]
     TimedOut(Duration),
 }
@@ -95,8 +95,9 @@ impl Sink {
             error: Mutex::default(),
         };
         let config = settings.producer(transactional_id);
-        let producer: BaseProducer<SinkContext> =
-            config.create_with_context(context).map_err(SinkError::Settings)?;
+        let producer: BaseProducer<SinkContext> = config
+            .create_with_context(context)
+            .map_err(|error| SinkError::Settings(client::refused(error)))?;
         let sink = Sink {
             producer,
             transactional: transactional_id.is_some(),

@@ -29,7 +29,7 @@ pub enum SourceError {
     Kafka(#[from] KafkaError),
     /// No retry mends it.
     #[error("kafka settings: {0}")]
-    Settings(KafkaError),
+    Settings(String),
     #[error("the broker does not have the consumer group protocol of KIP-848")]
     NoConsumerProtocol,
 }
@@ -154,7 +154,7 @@ impl Source {
         let consumer: BaseConsumer<SourceContext> = settings
             .consumer(protocol)
             .create_with_context(context)
-            .map_err(SourceError::Settings)?;
+            .map_err(|error| SourceError::Settings(client::refused(error)))?;
         consumer.subscribe(topics)?;
         Ok(Source { consumer })
     }

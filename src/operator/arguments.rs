@@ -46,6 +46,7 @@ pub fn nearest<'n>(name: &str, valid: impl IntoIterator<Item = &'n str>) -> Opti
 /// What a node is called in a message.
 pub(crate) fn shape(node: &Node) -> String {
     match node {
+        Node::Scalar(scalar) if scalar.is_empty() => "nothing".into(),
         Node::Scalar(scalar) => format!("`{}`", scalar.as_str()),
         Node::Mapping(_) => "a mapping".into(),
         Node::Sequence(_) => "a list".into(),

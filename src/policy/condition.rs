@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr};
-use cel::{Context, Env, IdedExpr, Program, Value};
+use cel::{Context, Env, ExecutionError, IdedExpr, Program, Value};
 
 /// The variable that stands for the newest image.
 const ROW: &str = "row";
@@ -54,6 +54,9 @@ impl Condition {
         }
         if whole {
             return Err("fields of the row by name, such as `row.plan` or `has(row.plan)`".into());
+        }
+        if let Some(name) = references.functions().into_iter().find(|name| !is_function(name)) {
+            return Err(format!("a function that CEL has, not `{name}`"));
         }
         let reads = reads.into_iter().collect();
         Ok(Condition { text: text.to_owned(), program: Arc::new(program), reads })
@@ -108,6 +111,18 @@ fn cel_value(value: &serde_json::Value) -> Value {
             Value::from(map)
         }
     }
+}
+
+/// Whether CEL's standard library has a function or method of that name. Operators, which have other characters
+/// in their names, are its own.
+fn is_function(name: &str) -> bool {
+    let word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let declared = |call: String| {
+        let context = Context::with_env(Arc::clone(&STANDARD));
+        let outcome = Program::compile(&call).map(|program| program.execute(&context));
+        !matches!(outcome, Ok(Err(ExecutionError::UndeclaredReference(_))))
+    };
+    !word || declared(format!("{name}()")) || declared(format!("''.{name}()"))
 }
 
 /// Collects which fields of the row are read; `whole` where the row is used other than by a named field.
@@ -188,6 +203,22 @@ mod tests {
     }
 
     #[test]
+    fn the_standard_functions_are_known() {
+        for text in [
+            "size(row.a) > 1 && row.a.size() > 1",
+            "row.a.startsWith('x') || row.a.endsWith('x') || row.a.contains('x') || row.a.matches('x')",
+            "int(row.a) == 1 && double(row.a) == 1.0 && string(row.a) == '1' && type(row.a) == int",
+            "row.a.exists(x, x > 1) && row.a.all(x, x > 1) && !has(row.b) && row.a[0] in [1] && -row.c < 1",
+        ] {
+            assert!(
+                Condition::compile(text).is_ok(),
+                "{text}: {:?}",
+                Condition::compile(text).err()
+            );
+        }
+    }
+
+    #[test]
     fn only_named_fields_of_the_row_are_read() {
         assert_eq!(
             Condition::compile("has(row.a.b) && row.c == 'x' && row.d.exists(e, e.f == row.g)")
@@ -195,7 +226,15 @@ mod tests {
                 .reads(),
             ["a", "c", "d", "g"]
         );
-        for text in ["row.", "after.x == 1", "size(row) > 1", "row['a'] == 1", "1 +"] {
+        for text in [
+            "row.",
+            "hide(row.a)",
+            "row.a.hide()",
+            "after.x == 1",
+            "size(row) > 1",
+            "row['a'] == 1",
+            "1 +",
+        ] {
             assert!(Condition::compile(text).is_err(), "{text}");
         }
     }

@@ -5,6 +5,7 @@
 
 mod automaton;
 mod condition;
+mod conflicts;
 mod diagnostic;
 mod model;
 mod parse;
@@ -12,6 +13,7 @@ mod path;
 mod plan;
 
 pub use condition::{Condition, Verdict};
+pub use conflicts::conflicts;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use model::{
     Chosen, Field, Format, KeyRule, MAX_VIEWS, Nulls, Policy, Topics, Unclassified, View,

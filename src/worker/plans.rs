@@ -1,13 +1,12 @@
 //! All policies of a worker, compiled: which plan a topic's records meet. A reload replaces the whole of it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, ConfigError};
 use crate::crypto::{KeyError, KeySource};
 use crate::keys::{Keyset, KeysetError};
-use crate::policy::{Diagnostics, Plan, PlanError, Policy, Topics};
+use crate::policy::{Diagnostics, Plan, PlanError, Policy, Topics, conflicts};
 use crate::quarantine::Sealing;
 
 /// Why the policies could not be loaded; the ones in force stay in force.
@@ -26,7 +25,7 @@ pub enum LoadError {
     #[error("`policies`: {0}")]
     Files(String),
     #[error("{0}")]
-    Conflict(String),
+    Conflicts(String),
 }
 
 /// Every policy with its sources.
@@ -66,7 +65,12 @@ impl Plans {
         if !wrong.is_empty() {
             return Err(LoadError::Policies(Diagnostics(wrong)));
         }
-        conflicts(config, &policies)?;
+        let reserved =
+            [(config.quarantine.topic.as_str(), "quarantine"), (&config.audit.topic, "audit")];
+        let conflicts = conflicts(&policies, &reserved);
+        if !conflicts.is_empty() {
+            return Err(LoadError::Conflicts(conflicts.join("\n")));
+        }
         let files = policies.iter().flat_map(|policy| policy.files.clone()).collect();
         let mut plans = Vec::new();
         for policy in policies {
@@ -75,7 +79,7 @@ impl Plans {
                 // The parser has compiled it once already.
                 Topics::Pattern(text) => match regex::Regex::new(text) {
                     Ok(pattern) => Source::Pattern(text.clone(), pattern),
-                    Err(error) => return Err(LoadError::Conflict(error.to_string())),
+                    Err(error) => return Err(LoadError::Conflicts(error.to_string())),
                 },
             };
             plans.push((source, Arc::new(Plan::compile(Arc::new(policy), keys.as_ref())?)));
@@ -136,70 +140,4 @@ fn policy_files(config: &Config) -> Result<Vec<PathBuf>, LoadError> {
     files.sort();
     files.dedup();
     Ok(files)
-}
-
-/// A topic has one policy, a policy one name, and nothing that is published is read again.
-fn conflicts(config: &Config, policies: &[Policy]) -> Result<(), LoadError> {
-    let mut claimed: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut published: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut names = BTreeMap::new();
-    let conflict = |text: String| Err(LoadError::Conflict(text));
-    for policy in policies {
-        if names.insert(policy.name.as_str(), ()).is_some() {
-            return conflict(format!("two policies are called `{}`", policy.name));
-        }
-        let sources: Vec<&str> = match &policy.topics {
-            Topics::Named(names) => names.iter().map(String::as_str).collect(),
-            Topics::Pattern(pattern) => vec![pattern],
-        };
-        for source in sources {
-            if let Some(other) = claimed.insert(source, &policy.name) {
-                return conflict(format!(
-                    "the topic {source} is claimed by `{other}` and `{}`",
-                    policy.name
-                ));
-            }
-        }
-        for view in &policy.views {
-            if let Some(other) = published.insert(&view.topic, &policy.name) {
-                return conflict(format!(
-                    "`{other}` and `{}` both publish to {}",
-                    policy.name, view.topic
-                ));
-            }
-        }
-    }
-    published.insert(&config.quarantine.topic, "quarantine");
-    published.insert(&config.audit.topic, "audit");
-    for policy in policies {
-        let claims = |topic: &str| match &policy.topics {
-            Topics::Named(names) => names.iter().any(|name| name == topic),
-            Topics::Pattern(pattern) => {
-                regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(topic))
-            }
-        };
-        if let Some((topic, by)) = published.iter().find(|(topic, _)| claims(topic)) {
-            return conflict(format!(
-                "`{}` reads {topic}, which `{by}` writes: an endless loop",
-                policy.name
-            ));
-        }
-        let twice = claimed.iter().find(|(topic, owner)| **owner != policy.name && claims(topic));
-        if let Some((topic, owner)) = twice {
-            return conflict(format!(
-                "the topic {topic} is claimed by `{owner}` and `{}`",
-                policy.name
-            ));
-        }
-        for view in &policy.views {
-            let reserved = [&config.quarantine.topic, &config.audit.topic];
-            if reserved.contains(&&view.topic) {
-                return conflict(format!(
-                    "view `{}` publishes to {}, which is reserved",
-                    view.name, view.topic
-                ));
-            }
-        }
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use owo_colors::{OwoColorize, Stream};
 
-use crate::command::preview::{Column, side_by_side};
+use crate::command::preview::{Column, Width, side_by_side};
 use crate::rewrite::{Disposition, Failure, RawRecord, Rewritten};
 use crate::worker::Observer;
 
@@ -64,7 +64,7 @@ impl Screen {
     pub fn show(&self) {
         let sample = self.0.sample.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((raw, columns)) = sample {
-            println!("{}", side_by_side(&raw, &columns));
+            println!("{}", side_by_side(&raw, &columns, Width::Short));
         }
         println!("{}\n", self.counts().if_supports_color(Stream::Stdout, |text| text.bold()));
     }
