@@ -70,6 +70,19 @@ impl Tokenizer {
         Tokenizer { digester: Digester::new(key, "token", domain), opening, bytes }
     }
 
+    /// Makes tokens of the names of members, in quotes.
+    pub fn for_names(key: &DataKey, domain: &str) -> Self {
+        let digester = Digester::new(key, "name", domain);
+        Tokenizer { digester, opening: vec![b'"'], bytes: 16 }
+    }
+
+    /// Appends the token of `input` in quotes.
+    pub fn quoted(&self, input: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.opening);
+        self.token(input, out);
+        out.push(b'"');
+    }
+
     /// Appends the token of `input` without quotes or prefix.
     pub fn token(&self, input: &[u8], out: &mut Vec<u8>) {
         let digest = self.digester.digest(input);
@@ -88,9 +101,7 @@ impl Operator for Tokenizer {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        out.extend_from_slice(&self.opening);
-        self.token(value.characters(&mut scratch.text).as_bytes(), out);
-        out.push(b'"');
+        self.quoted(value.characters(&mut scratch.text).as_bytes(), out);
         Ok(())
     }
 }

@@ -60,6 +60,9 @@ pub struct State {
     pub passes: u64,
     /// Every view keeps the value with all that is inside.
     pub keeps_all: bool,
+    /// The views that keep what is classified here, or, where nothing is, all that is classified inside. The
+    /// others get a token in place of a name that leads here and that no rule says: it may be data.
+    pub keeps_name: u64,
     /// `where` reads the value: its index in [`Plan::captures`].
     pub capture: Option<usize>,
     /// The envelope's, not the row's.
@@ -121,6 +124,8 @@ pub struct ViewPlan {
     pub key: KeyRule,
     /// For `key: tokenize`.
     pub tokenizer: Option<Tokenizer>,
+    /// For names that only a `*` or `**` matches.
+    pub names: Tokenizer,
     pub condition: Option<Condition>,
     pub headers: Vec<String>,
 }
@@ -204,6 +209,7 @@ impl Plan {
             plan.leaves.push(leaf);
         }
         plan.find_passes();
+        plan.find_names(keys).map_err(of)?;
         Ok(plan)
     }
 
@@ -266,7 +272,10 @@ impl Plan {
             }
             _ => None,
         };
+        let domain = format!("{}/{}", self.policy.name, view.name);
+        let names = Tokenizer::for_names(&keys.primary(Purpose::Token)?, &domain);
         Ok(ViewPlan {
+            names,
             name: view.name.clone(),
             topic: view.topic.clone(),
             key: view.key,
@@ -337,6 +346,52 @@ impl Plan {
                 self.keys.len() - 1
             }
         }
+    }
+
+    /// Which names are as good as the values behind them.
+    fn find_names(&mut self, keys: &dyn KeySource) -> Result<(), KeyError> {
+        let all = self.all_views();
+        let mut kept: Vec<u64> = self
+            .states
+            .iter()
+            .map(|state| {
+                state.leaf.and_then(|leaf| self.leaf(leaf)).map_or(all, |leaf| leaf.values.keep)
+            })
+            .collect();
+        loop {
+            let of = |id: StateId| kept.get(id.0 as usize).copied().unwrap_or(all);
+            let next: Vec<u64> = self
+                .states
+                .iter()
+                .zip(&kept)
+                .map(|(state, kept)| {
+                    if state.leaf.is_some() {
+                        return *kept;
+                    }
+                    let named = state.names.values();
+                    let named = named.filter_map(|edge| self.edges.get(*edge as usize));
+                    let inside = named.map(|edge| edge.to).chain(state.other).chain(state.element);
+                    inside.map(of).fold(*kept, |kept, inside| kept & inside)
+                })
+                .collect();
+            if next == kept {
+                break;
+            }
+            kept = next;
+        }
+        let tokens = self
+            .states
+            .iter()
+            .filter_map(|state| state.other)
+            .any(|to| kept.get(to.0 as usize).is_some_and(|kept| *kept != all));
+        if tokens {
+            let key = keys.primary(Purpose::Token)?;
+            self.key_index(key.id, key.version);
+        }
+        for (state, kept) in self.states.iter_mut().zip(kept) {
+            state.keeps_name = kept;
+        }
+        Ok(())
     }
 
     /// What passes without a look: scalars, and the greatest set of states that every view keeps and that never

@@ -161,9 +161,19 @@ impl Rewriter<'_> {
         // What no view element can be is said to be an optional string: the array is empty.
         let never = || json!({ "type": "string", "optional": true });
         match kind(schema) {
-            "struct" => {
-                structure(schema, |name, field| self.value(field, self.plan.step(at, name)))
-            }
+            "struct" => structure(schema, |name, field| {
+                let to = self.plan.step(at, name);
+                let mut new = self.value(field, to)?;
+                let hidden = self.plan.state(to).keeps_name & self.bit == 0;
+                if hidden && !state.names.contains_key(name) {
+                    let view = self.plan.views.get(self.bit.trailing_zeros() as usize)?;
+                    let mut token = Vec::new();
+                    view.names.token(name.as_bytes(), &mut token);
+                    let token = String::from_utf8(token).ok()?;
+                    new.as_object_mut()?.insert("field".into(), token.into());
+                }
+                Some(new)
+            }),
             "array" => {
                 let mut new = frame(schema)?;
                 let items = schema.get("items")?;

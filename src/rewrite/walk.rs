@@ -91,7 +91,8 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// The name of the member that comes next: where it leads from `state`, and its length as it is written.
+    /// The name of the member that comes next: where it leads from `state`, its length as it is written, and whether
+    /// no rule says it.
     /// `edge` is the last known name of this object.
     #[inline]
     fn step(
@@ -100,7 +101,7 @@ impl<'p> Walk<'p> {
         at: StateId,
         state: &State,
         edge: &mut u32,
-    ) -> Result<(StateId, usize), Failure> {
+    ) -> Result<(StateId, usize, bool), Failure> {
         let guess = match *edge {
             NO_EDGE => self.memory.firsts.get(at.0 as usize),
             edge => self.memory.follows.get(edge as usize),
@@ -111,11 +112,14 @@ impl<'p> Walk<'p> {
             && frame.scan.accept_text(&found.probe)
         {
             *edge = guess;
-            return Ok((found.to, found.probe.len() - 3));
+            return Ok((found.to, found.probe.len() - 3, false));
         }
         let (name, escaped) = frame.scan.name()?;
         frame.scan.expect(b':')?;
-        Ok((self.look_up(at, state, name, escaped, edge), name.len()))
+        Ok(match self.look_up(at, state, name, escaped, edge) {
+            Some(to) => (to, name.len(), false),
+            None => (state.other.unwrap_or(DEAD), name.len(), true),
+        })
     }
 
     fn look_up(
@@ -125,16 +129,14 @@ impl<'p> Walk<'p> {
         name: &str,
         escaped: bool,
         edge: &mut u32,
-    ) -> StateId {
+    ) -> Option<StateId> {
         let text = if escaped {
             Scanner::unescape(name, &mut self.memory.scratch.other);
             self.memory.scratch.other.as_str()
         } else {
             name
         };
-        let Some(found) = state.names.get(text).copied() else {
-            return state.other.unwrap_or(DEAD);
-        };
+        let found = state.names.get(text).copied()?;
         let slot = match *edge {
             NO_EDGE => self.memory.firsts.get_mut(at.0 as usize),
             edge => self.memory.follows.get_mut(edge as usize),
@@ -143,7 +145,7 @@ impl<'p> Walk<'p> {
             *slot = found;
         }
         *edge = found;
-        self.plan.edges.get(found as usize).map_or(DEAD, |edge| edge.to)
+        self.plan.edges.get(found as usize).map(|edge| edge.to)
     }
 
     /// The object that comes next, for the views of `mask`; `each` passes the value of every member.
@@ -169,8 +171,8 @@ impl<'p> Walk<'p> {
             loop {
                 frame.scan.peek();
                 let place = Place { before, start: frame.scan.at() };
-                let (to, name) = self.step(frame, at, state, &mut edge)?;
-                let spot = Spot { at: to, parent: at, name, mask, place, depth: depth + 1 };
+                let (to, name, wild) = self.step(frame, at, state, &mut edge)?;
+                let spot = Spot { at: to, parent: at, name, wild, mask, place, depth: depth + 1 };
                 each(self, frame, &spot, &mut written)?;
                 before = frame.scan.at();
                 if frame.scan.accept(b'}') {
@@ -215,8 +217,15 @@ impl<'p> Walk<'p> {
             loop {
                 frame.scan.peek();
                 let place = Place { before, start: frame.scan.at() };
-                let spot =
-                    Spot { at: to, parent: at, name: ELEMENT, mask, place, depth: depth + 1 };
+                let spot = Spot {
+                    at: to,
+                    parent: at,
+                    name: ELEMENT,
+                    wild: false,
+                    mask,
+                    place,
+                    depth: depth + 1,
+                };
                 self.value(frame, &spot, &mut written)?;
                 before = frame.scan.at();
                 if frame.scan.accept(b']') {
@@ -245,7 +254,7 @@ impl<'p> Walk<'p> {
             // What most values are: scalars that all views keep.
             Some(leaf) if state.passes & spot.mask == spot.mask && self.passes(kind) => {
                 self.memory.journal.push(leaf);
-                frame.want(spot.mask, spot.place, written);
+                self.want(frame, spot, spot.mask, written);
                 return Ok(frame.scan.pass(kind, spot.depth)?);
             }
             Some(leaf) => {
@@ -254,7 +263,7 @@ impl<'p> Walk<'p> {
             }
             None if state.descends && matches!(kind, Kind::Object | Kind::Array) => {
                 if state.named {
-                    frame.want(spot.mask, spot.place, written);
+                    self.want(frame, spot, spot.mask, written);
                     self.inside(frame, spot, kind, spot.mask)?;
                 } else {
                     self.passed_by(frame, spot, kind, written)?;
@@ -262,7 +271,7 @@ impl<'p> Walk<'p> {
             }
             // The absence of an object is no secret.
             None if state.descends && state.named && kind == Kind::Null => {
-                frame.want(spot.mask, spot.place, written);
+                self.want(frame, spot, spot.mask, written);
                 frame.scan.pass(kind, spot.depth)?;
             }
             None => {
@@ -276,6 +285,34 @@ impl<'p> Walk<'p> {
             self.memory.captured.push(Captured { image: self.image, capture, text });
         }
         Ok(())
+    }
+
+    /// The member or element at `spot` goes to the views of `mask`.
+    #[inline]
+    fn want(&mut self, frame: &mut Frame<'_, '_>, spot: &Spot, mask: u64, written: &mut u64) {
+        frame.want(mask, spot.place, written);
+        if spot.wild {
+            self.rename(frame, spot, mask);
+        }
+    }
+
+    /// A name that no rule says is data like the value behind it: it goes on where all of that is kept, else its
+    /// token does.
+    #[cold]
+    fn rename(&mut self, frame: &mut Frame<'_, '_>, spot: &Spot, mask: u64) {
+        let hidden = mask & !self.plan.state(spot.at).keeps_name;
+        let Some(raw) = spot.name(frame).filter(|_| hidden != 0) else { return };
+        let end = spot.place.start + raw.len() + 2;
+        let name = &mut self.memory.scratch.other;
+        Scanner::unescape(raw, name);
+        for (at, view) in self.plan.views.iter().enumerate() {
+            if hidden & (1 << at) != 0 {
+                let Ok(()) = frame.replace(at, spot.place.start, end, |out| {
+                    view.names.quoted(name.as_bytes(), out);
+                    Ok::<(), std::convert::Infallible>(())
+                });
+            }
+        }
     }
 
     #[inline]
@@ -307,7 +344,7 @@ impl<'p> Walk<'p> {
     ) -> Result<(), Failure> {
         let mark = frame.mark();
         let had = *written;
-        frame.want(spot.mask, spot.place, written);
+        self.want(frame, spot, spot.mask, written);
         let inside = self.inside(frame, spot, kind, spot.mask)?;
         let empty = spot.mask & !inside;
         if empty != 0 {
@@ -341,7 +378,7 @@ impl<'p> Walk<'p> {
         if actions.drop & mask != 0 {
             frame.skip(actions.drop & mask, spot.place);
         }
-        frame.want(mask & !actions.drop, spot.place, written);
+        self.want(frame, spot, mask & !actions.drop, written);
         let start = frame.scan.at();
         frame.scan.pass(kind, spot.depth)?;
         if (actions.applied | actions.null) & mask == 0 {
@@ -383,7 +420,7 @@ impl<'p> Walk<'p> {
         if dropped != 0 {
             frame.skip(dropped, spot.place);
         }
-        frame.want(mask & !dropped, spot.place, written);
+        self.want(frame, spot, mask & !dropped, written);
         let start = frame.scan.at();
         let inside = mask & !(whole | dropped | nulled);
         if inside != mask {
@@ -480,6 +517,8 @@ pub struct Spot {
     parent: StateId,
     /// How long the member's name is, as it is written at `place`; [`ELEMENT`] for an element.
     name: usize,
+    /// No rule says the name.
+    wild: bool,
     pub mask: u64,
     pub place: Place,
     pub depth: u32,
