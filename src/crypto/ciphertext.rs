@@ -186,6 +186,21 @@ mod tests {
         assert_eq!(label(&sealed(text)), Ok(Label { key: KeyId([7; 16]), version: 3 }));
     }
 
+    /// The vector of docs/ciphertext.md, made by another implementation.
+    #[test]
+    fn the_documented_vector_opens() {
+        let key = DataKey {
+            id: KeyId(std::array::from_fn(|at| 0xa0 + at as u8)),
+            version: 3,
+            secret: Secret::new(std::array::from_fn(|at| at as u8)),
+        };
+        let page = include_str!("../../docs/ciphertext.md");
+        let parts: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+        let opened =
+            open_text(&key, "crm-customers/fraud/email", "contacts[].email", &parts.concat());
+        assert_eq!(opened.unwrap().expose(), br#""ann@example.com""#);
+    }
+
     #[test]
     fn text_form_is_the_base64_of_the_bytes() {
         let mut out = Vec::new();

@@ -1,0 +1,56 @@
+//! What the documentation lists is what there is.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails here fails where it should"
+)]
+
+use std::process::Command;
+
+use veilstream::operator::SPECS;
+use veilstream::rewrite::Reason;
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn the_operator_reference_is_what_the_binary_prints() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    let printed = command.args(["operators", "--markdown"]).output().unwrap().stdout;
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(
+        page("docs/operators.md") == printed,
+        "docs/operators.md: run `veilstream operators --markdown > docs/operators.md`"
+    );
+    assert!(SPECS.iter().all(|spec| printed.contains(&format!("## {}\n", spec.name))));
+}
+
+#[test]
+fn every_reason_code_is_documented() {
+    let page = page("docs/policy.md");
+    for reason in Reason::ALL {
+        assert!(page.contains(&format!("| `{}` |", reason.code())), "{}", reason.code());
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let page = page("docs/telemetry.md");
+    let code = self::page("src/telemetry/metrics.rs");
+    let made = regex::Regex::new(r#"(?:counter|gauge|histogram)\(\s*"([a-z_]+)""#).unwrap();
+    let names: Vec<_> = made.captures_iter(&code).map(|made| made[1].to_owned()).collect();
+    assert!(names.len() > 20);
+    for name in names {
+        assert!(page.contains(&format!("| `{name}` |")), "{name}");
+    }
+}
+
+#[test]
+fn the_shown_configuration_is_valid() {
+    let file = format!("{}/config/worker.yaml", env!("CARGO_MANIFEST_DIR"));
+    veilstream::config::Config::load(file.as_ref()).unwrap();
+}
