@@ -43,7 +43,7 @@ fn every_metric_is_documented() {
     let code = self::page("src/telemetry/metrics.rs");
     let made = regex::Regex::new(r#"(?:counter|gauge|histogram)\(\s*"([a-z_]+)""#).unwrap();
     let names: Vec<_> = made.captures_iter(&code).map(|made| made[1].to_owned()).collect();
-    assert!(names.len() > 20);
+    assert!(names.len() >= 20);
     for name in names {
         assert!(page.contains(&format!("| `{name}` |")), "{name}");
     }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{env, fs, mem, process, thread};
 
@@ -70,6 +70,20 @@ impl Broker {
             properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let bootstrap = start_script(&dir, &properties);
         Broker { bootstrap, dir: Some(dir), producer: OnceLock::new() }
+    }
+
+    /// The broker that the tests of one binary share: the first one starts it, and it ends with the
+    /// last one that holds it. A test that stops its broker needs one of its own.
+    pub fn shared(name: &str) -> Arc<Broker> {
+        static SHARED: Mutex<(u32, Weak<Broker>)> = Mutex::new((0, Weak::new()));
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(broker) = shared.1.upgrade() {
+            return broker;
+        }
+        shared.0 += 1;
+        let broker = Arc::new(Broker::start(&format!("{name}-{}", shared.0)));
+        shared.1 = Arc::downgrade(&broker);
+        broker
     }
 
     /// `host:port`, the same after a restart.
@@ -141,23 +155,40 @@ impl Broker {
 
     /// Produces outside of a transaction, partitions by key, and waits for every acknowledgement.
     pub fn produce(&self, topic: &str, records: &[Record<'_>]) {
+        self.send(records.iter().map(|(key, value)| {
+            let mut record = BaseRecord::to(topic);
+            (record.key, record.payload) = (*key, *value);
+            record
+        }));
+    }
+
+    /// The same for records with whatever else they have: headers, a timestamp, a partition.
+    pub fn send<'r>(&self, records: impl Iterator<Item = BaseRecord<'r, [u8], [u8]>>) {
         let producer = self.producer.get_or_init(|| self.new_producer());
         let deadline = Instant::now() + LIMIT;
-        for (key, value) in records {
-            let mut record = BaseRecord::<[u8], [u8]>::to(topic);
-            record.key = *key;
-            record.payload = *value;
+        for mut record in records {
             while let Err((error, unsent)) = producer.send(record) {
                 let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
-                assert!(full && Instant::now() < deadline, "produce to {topic}: {error}");
+                assert!(full && Instant::now() < deadline, "produce to {}: {error}", unsent.topic);
                 producer.poll(PAUSE);
                 record = unsent;
             }
             producer.poll(Duration::ZERO);
         }
-        producer.flush(LIMIT).unwrap_or_else(|e| panic!("flush to {topic}: {e}"));
+        producer.flush(LIMIT).unwrap_or_else(|e| panic!("flush: {e}"));
         let failures = mem::take(&mut *producer.context().0.lock().unwrap());
-        assert!(failures.is_empty(), "not delivered to {topic}: {failures:?}");
+        assert!(failures.is_empty(), "not delivered: {failures:?}");
+    }
+
+    /// What a group has committed in a topic, summed over its partitions.
+    pub fn committed(&self, group: &str, topic: &str) -> i64 {
+        let consumer: BaseConsumer = create(self.client().set("group.id", group));
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions_of(&consumer, topic) {
+            asked.add_partition(topic, partition);
+        }
+        let found = consumer.committed_offsets(asked, LIMIT).unwrap();
+        found.elements().iter().filter_map(|one| one.offset().to_raw()).map(|at| at.max(0)).sum()
     }
 
     /// Consumes all that is committed in a topic: [`consume_all`].
@@ -170,6 +201,7 @@ impl Broker {
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "2")
+            .set("message.max.bytes", "10000000")
             .create_with_context(Failures::default())
             .unwrap_or_else(|e| panic!("producer: {e}"))
     }

@@ -3,4 +3,5 @@
 
 pub mod broker;
 pub mod engine;
+pub mod scene;
 pub mod worker;

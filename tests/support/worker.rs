@@ -39,13 +39,13 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    /// The configuration of a worker of that name, with telemetry at `listen`.
+    /// The configuration of a worker of that name under all policies `policy*.yaml`, with telemetry at `listen`.
     pub fn configure(&self, name: &str, listen: SocketAddr) -> PathBuf {
         let file = self.path(&format!("{name}.yaml"));
         let Site { bootstrap, group, kafka, extra, .. } = self;
         let text = format!(
             "name: {name}\nkafka:\n  bootstrap: {bootstrap}\n  group: {group}\n{kafka}\n\
-             lanes: 1\npolicies: [policy.yaml]\nkeys: keys.json\n\
+             lanes: 1\npolicies: [policy*.yaml]\nkeys: keys.json\n\
              quarantine: {{ topic: {group}.quarantine }}\naudit: {{ topic: {group}.audit }}\n\
              telemetry: {{ listen: \"{listen}\" }}\n{extra}\n"
         );
