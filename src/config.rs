@@ -39,6 +39,9 @@ pub struct Config {
     /// Where the file stood.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// The broker is librdkafka's mock cluster: it cannot be asked about topics.
+    #[serde(skip)]
+    pub embedded: bool,
 }
 
 fn default_deadline() -> u64 {

@@ -231,9 +231,10 @@ fn replay(desk: &Desk, wanted: &[String], all: bool, purpose: &str) -> Result<()
     }
     writer.flush()?;
     progress.finish_and_clear();
-    println!("{} records published to their source topics again", chosen.len());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} records published to their source topics again", chosen.len())?;
     if unheld > 0 {
-        println!("{unheld} were too large to be held, and have to come from their source");
+        writeln!(out, "{unheld} were too large to be held, and have to come from their source")?;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ impl Topics {
         let mut names: Vec<&str> = views.map(|view| view.topic.as_str()).collect();
         names.extend([config.quarantine.topic.as_str(), config.audit.topic.as_str()]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let known = runtime.ok().and_then(|runtime| {
+        let known = runtime.ok().filter(|_| !config.embedded).and_then(|runtime| {
             let admin = Admin::open(settings).ok()?;
             let asked = runtime.block_on(admin.topic_settings(&names));
             asked.inspect_err(|error| tracing::info!(%error, "topic settings are not known")).ok()

@@ -1,5 +1,13 @@
 //! `veilstream demo`: an embedded broker, believable traffic, the worker, and what it makes of them.
 
+/// Prints a line, if anybody still reads.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod screen;
 mod traffic;
 
@@ -62,27 +70,27 @@ impl Demo {
         let config = self.configuration(folder, &broker.bootstrap())?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        println!("veilstream {}: a demo of itself\n", env!("CARGO_PKG_VERSION"));
-        println!(
+        say!("veilstream {}: a demo of itself\n", env!("CARGO_PKG_VERSION"));
+        say!(
             "  broker      librdkafka's mock cluster inside this process, on {}",
             broker.bootstrap()
         );
-        println!(
+        say!(
             "              (no real transactions: the worker runs at-least-once here, exactly-once on Kafka)"
         );
-        println!(
+        say!(
             "  traffic     {} events/s of customers created, changed, deleted; some are malformed",
             self.rate
         );
-        println!("  policy      config/policies/crm-customers.yaml: views `analytics` and `fraud`");
+        say!("  policy      config/policies/crm-customers.yaml: views `analytics` and `fraud`");
         let screen = Screen::new();
         let settings = ClientSettings::new(&config)?;
         let stop = Arc::new(AtomicBool::new(false));
         let worker = runtime.block_on(Worker::start(config, Some(Box::new(screen.clone()))))?;
-        println!("  metrics     http://{}/metrics", worker.address);
+        say!("  metrics     http://{}/metrics", worker.address);
         match self.seconds {
-            Some(seconds) => println!("  ends        in {seconds} s\n"),
-            None => println!("  ends        with Ctrl-C\n"),
+            Some(seconds) => say!("  ends        in {seconds} s\n"),
+            None => say!("  ends        with Ctrl-C\n"),
         }
         let writer = Writer::open(&settings)?;
         let generator = {
@@ -133,8 +141,7 @@ impl Demo {
         std::fs::write(folder.join("policy.yaml"), POLICY)?;
         Keyset::generate().create(&folder.join("keys.json"))?;
         let text = format!(
-            "kafka:\n  bootstrap: {bootstrap}\n  group_protocol: consumer\n  \
-             producer: {{ message.max.bytes: \"1000000\" }}\n\
+            "kafka:\n  bootstrap: {bootstrap}\n  group_protocol: consumer\n\
              delivery: at-least-once\nlanes: 1\npolicies: [policy.yaml]\nkeys: keys.json\n\
              quarantine: {{ topic: veilstream.quarantine }}\naudit: {{ topic: veilstream.audit }}\n\
              telemetry: {{ listen: \"{}\" }}\n",
@@ -142,7 +149,7 @@ impl Demo {
         );
         let file = folder.join("worker.yaml");
         std::fs::write(&file, text)?;
-        Ok(Config::load(&file)?)
+        Ok(Config { embedded: true, ..Config::load(&file)? })
     }
 }
 

@@ -64,19 +64,19 @@ impl Screen {
     pub fn show(&self) {
         let sample = self.0.sample.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((raw, columns)) = sample {
-            println!("{}", side_by_side(&raw, &columns, Width::Short));
+            say!("{}", side_by_side(&raw, &columns, Width::Short));
         }
-        println!("{}\n", self.counts().if_supports_color(Stream::Stdout, |text| text.bold()));
+        say!("{}\n", self.counts().if_supports_color(Stream::Stdout, |text| text.bold()));
     }
 
     pub fn summary(&self, produced: u64, time: Duration) {
-        println!("summary after {:.0} s: {produced} raw events produced", time.as_secs_f64());
-        println!("  {}", self.counts());
+        say!("summary after {:.0} s: {produced} raw events produced", time.as_secs_f64());
+        say!("  {}", self.counts());
         for (reason, count) in self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner).iter()
         {
-            println!("  quarantined {count:>5}  {reason}");
+            say!("  quarantined {count:>5}  {reason}");
         }
-        println!(
+        say!(
             "  next: veilstream preview config/policies/crm-customers.yaml FILE, or the README for your own Kafka"
         );
     }
