@@ -143,3 +143,50 @@ fn characters<'s>(value: &Value<'s>, scratch: &'s mut String) -> Result<&'s str,
         _ => Err(Refusal::WrongType),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use marked_yaml::{Node, parse_yaml};
+
+    use super::*;
+
+    /// What a treatment that needs no key comes to, or what is wrong with it.
+    pub fn read(policy: &str) -> Result<Arc<dyn Operator>, Vec<String>> {
+        let document = parse_yaml(0, format!("policy:\n  {policy}")).unwrap();
+        let node = document.as_mapping().unwrap().get_node("policy").unwrap();
+        let (name, given) = match node {
+            Node::Mapping(map) => map.iter().map(|(name, node)| (name, Some(node))).next().unwrap(),
+            node => (node.as_scalar().unwrap(), None),
+        };
+        let spec = find(name.as_str()).unwrap();
+        let mut arguments = Arguments::new(spec.name, *node.span(), given);
+        let treatment = (spec.build)(&mut arguments);
+        let problems = arguments.finish();
+        match treatment {
+            Some(Treatment::Plain(operator)) if problems.is_empty() => Ok(operator),
+            _ => Err(problems.iter().map(|p| format!("{} / {}", p.found, p.expected)).collect()),
+        }
+    }
+
+    /// What a treatment makes of a JSON value.
+    pub fn apply(policy: &str, input: &str) -> Result<String, Refusal> {
+        let operator = read(policy).unwrap_or_else(|problems| panic!("{policy}: {problems:?}"));
+        let mut out = Vec::new();
+        operator.apply(&Value::parse(input).unwrap(), &mut Scratch::default(), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn every_example_of_the_reference_is_true() {
+        let examples = SPECS.iter().flat_map(|spec| spec.examples);
+        // Those of `keep` and `null` are the engine's, and what needs a key differs under each.
+        let own = ["keep", "'null'"];
+        let run = examples.filter(|one| !one.output.is_empty() && !own.contains(&one.policy));
+        let run: Vec<_> = run.collect();
+        assert!(run.len() > 20);
+        for example in run {
+            let out = apply(example.policy, example.input);
+            assert_eq!(out.as_deref(), Ok(example.output), "{}", example.policy);
+        }
+    }
+}
