@@ -98,6 +98,9 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
     };
     table.add_row(of("(record key)", &|view| key_rule(view.key).to_owned()));
     table.add_row(of("(topic)", &|view| view.topic.clone()));
+    if policy.views.iter().any(|view| !view.readers.is_empty()) {
+        table.add_row(of("(readers)", &|view| view.readers.join(", ")));
+    }
     if policy.views.iter().any(|view| view.condition.is_some()) {
         table.add_row(of("(where)", &|view| {
             view.condition.as_ref().map_or(String::new(), |condition| condition.text().to_owned())
