@@ -1,7 +1,7 @@
 //! Settings of the clients: what was measured to be quick, what delivery needs, what the user says.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientContext;
@@ -17,7 +17,6 @@ pub struct Connection {
     /// Some broker answered since the last time that all were away.
     up: AtomicBool,
     lag: Mutex<BTreeMap<(String, i32), i64>>,
-    queued: AtomicI64,
 }
 
 impl Connection {
@@ -34,11 +33,6 @@ impl Connection {
     pub fn lag(&self) -> BTreeMap<(String, i32), i64> {
         self.lag.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
-
-    /// Records that the producer holds.
-    pub fn queued(&self) -> i64 {
-        self.queued.load(Ordering::Relaxed)
-    }
 }
 
 /// What librdkafka says of itself, into the log. It never quotes a record.
@@ -52,21 +46,30 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// Takes lag and queue length out of librdkafka's statistics.
-pub(super) fn statistics(connection: &Connection, statistics: &Statistics) {
-    connection.queued.store(statistics.msg_cnt as i64, Ordering::Relaxed);
+/// Whether a broker answers, out of librdkafka's statistics.
+pub(super) fn broker_state(connection: &Connection, statistics: &Statistics) {
+    if statistics.brokers.values().any(|broker| broker.state == "UP") {
+        connection.down(false);
+    }
+}
+
+/// The lag of a consumer's partitions, out of librdkafka's statistics. Offsets that a transaction commits are
+/// known to the consumer only as stored; before the first, what was committed when it got the partition counts, and
+/// else all that is there.
+pub(super) fn lag(connection: &Connection, statistics: &Statistics) {
     let mut lag = connection.lag.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     lag.clear();
     for (name, topic) in &statistics.topics {
         for (number, partition) in &topic.partitions {
-            if *number >= 0 && partition.consumer_lag >= 0 {
-                lag.insert((name.clone(), *number), partition.consumer_lag);
+            if *number < 0 || partition.fetch_state != "active" {
+                continue;
+            }
+            let all = partition.ls_offset - partition.lo_offset.max(0);
+            let known = [partition.consumer_lag_stored, partition.consumer_lag, all];
+            if let Some(records) = known.into_iter().find(|records| *records >= 0) {
+                lag.insert((name.clone(), *number), records);
             }
         }
-    }
-    let up = statistics.brokers.values().any(|broker| broker.state == "UP");
-    if up {
-        connection.down(false);
     }
 }
 

@@ -55,7 +55,7 @@ impl ClientContext for SinkContext {
     }
 
     fn stats(&self, statistics: Statistics) {
-        client::statistics(&self.connection, &statistics);
+        client::broker_state(&self.connection, &statistics);
     }
 }
 
@@ -90,7 +90,7 @@ impl Sink {
         patience: Duration,
     ) -> Result<Sink, SinkError> {
         let context = SinkContext {
-            connection: Arc::new(Connection::default()),
+            connection: Arc::clone(&settings.connection),
             undelivered: AtomicBool::new(false),
             error: Mutex::default(),
         };

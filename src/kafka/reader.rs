@@ -13,6 +13,10 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::client::{self, ClientSettings, Logging};
 
+/// librdkafka's own: how much a batch of records holds, and the largest record that it can be told of.
+const BATCH_BYTES: usize = 1_000_000;
+const LARGEST_RECORD: usize = 1_000_000_000;
+
 const CALL: Duration = Duration::from_secs(10);
 
 /// A record of its own. It has no `Debug`: it may be customer data.
@@ -132,6 +136,8 @@ impl ProducerContext for Deliveries {
 
 impl Writer {
     pub fn open(settings: &ClientSettings) -> Result<Writer, KafkaError> {
+        // How large a record may be is for the topic to say.
+        let settings = settings.clone().with_record_limits(BATCH_BYTES, LARGEST_RECORD);
         settings.producer(None).create_with_context(Deliveries::default()).map(Writer)
     }
 

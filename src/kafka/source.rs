@@ -53,7 +53,8 @@ impl ClientContext for SourceContext {
     }
 
     fn stats(&self, statistics: Statistics) {
-        client::statistics(&self.connection, &statistics);
+        client::broker_state(&self.connection, &statistics);
+        client::lag(&self.connection, &statistics);
     }
 }
 
@@ -216,6 +217,15 @@ impl Source {
     /// The generation now.
     pub fn generation(&self) -> Option<Generation> {
         self.consumer.group_metadata().map(Generation)
+    }
+
+    /// Tells the consumer what a transaction committed: its lag counts from there.
+    pub fn committed(&self, positions: &Positions) {
+        let stored = positions.list().and_then(|list| self.consumer.store_offsets(&list));
+        if let Err(error) = stored {
+            // Of partitions that went to another member meanwhile.
+            tracing::debug!(%error, "positions are not stored");
+        }
     }
 
     /// Commits without a transaction, for at-least-once.

@@ -96,6 +96,11 @@ impl LaneShared {
         locked(&self.changes).push(change);
     }
 
+    pub fn not_ready(&self, lane: usize) {
+        self.health.set_ready(lane, false);
+        self.metrics.ready.with_label_values(&[lane.to_string().as_str()]).set(0);
+    }
+
     pub fn stop(&self) {
         self.health.stopping();
         self.stop.store(true, Ordering::Release);
@@ -206,8 +211,7 @@ impl Lane {
                 Ok(()) | Err(LaneError::Stopped) => return Ok(()),
                 Err(error) => error,
             };
-            self.shared.health.set_ready(self.number, false);
-            self.shared.metrics.ready.with_label_values(&[label.as_str()]).set(0);
+            self.shared.not_ready(self.number);
             if let LaneError::Source(SourceError::NoConsumerProtocol) = error
                 && self.shared.config.kafka.group_protocol == GroupProtocol::Auto
             {
@@ -317,8 +321,10 @@ impl Lane {
                 .and_then(|positions| {
                     let began = Instant::now();
                     sink.commit(&positions, generation.as_ref())?;
-                    if self.transactional_id.is_none() && !positions.0.is_empty() {
-                        source.commit(&positions)?;
+                    match self.transactional_id {
+                        _ if positions.0.is_empty() => {}
+                        Some(_) => source.committed(&positions),
+                        None => source.commit(&positions)?,
                     }
                     let time = began.elapsed().as_secs_f64();
                     shared.metrics.stages.with_label_values(&["commit"]).observe(time);

@@ -1,5 +1,6 @@
 //! The life of a worker: start, reload, stop.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use crate::config::{Config, ConfigError};
 use crate::kafka::{ClientSettings, Connection};
 use crate::telemetry::{self, Health, Metrics};
 
-/// How often the lag is brought up to date.
+/// How often lag and outages are looked at.
 const TICK: Duration = Duration::from_secs(2);
 
 /// Why a worker did not start, or did not end well.
@@ -122,6 +123,7 @@ impl Worker {
         let mut hangup = of(SignalKind::hangup())?;
         let mut watch = Watch::new(&self.shared.plans().files);
         let mut tick = tokio::time::interval(TICK);
+        let mut shown = BTreeSet::new();
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -129,7 +131,8 @@ impl Worker {
                 _ = hangup.recv() => self.reload(Cause::Asked, &mut watch),
                 () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
                 _ = tick.tick() => {
-                    self.show_lag();
+                    self.show_lag(&mut shown);
+                    self.show_outage();
                     // A lane ends by itself only to halt.
                     if self.lanes.iter().any(JoinHandle::is_finished) {
                         break;
@@ -172,13 +175,28 @@ impl Worker {
         self.shared.metrics.reloads.with_label_values(&[outcome]).inc();
     }
 
-    /// Brings the lag metric up to date.
-    pub fn show_lag(&self) {
-        let lag = &self.shared.metrics.lag;
-        lag.reset();
+    /// Brings the lag metric up to date. `shown` are the partitions that it told of last time.
+    fn show_lag(&self, shown: &mut BTreeSet<(String, String)>) {
+        let metric = &self.shared.metrics.lag;
+        let mut now = BTreeSet::new();
         for connection in &self.connections {
             for ((topic, partition), records) in connection.lag() {
-                lag.with_label_values(&[topic.as_str(), &partition.to_string()]).set(records);
+                let labels = (topic, partition.to_string());
+                metric.with_label_values(&[labels.0.as_str(), &labels.1]).set(records);
+                now.insert(labels);
+            }
+        }
+        for (topic, partition) in shown.difference(&now) {
+            let _ = metric.remove_label_values(&[topic.as_str(), partition]);
+        }
+        *shown = now;
+    }
+
+    /// A lane that waits for the broker in the middle of a batch does not get to say that it is not ready.
+    fn show_outage(&self) {
+        for (lane, connection) in self.connections.iter().enumerate() {
+            if connection.is_down() {
+                self.shared.not_ready(lane);
             }
         }
     }

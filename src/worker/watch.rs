@@ -15,6 +15,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub struct Watch {
     _watcher: Option<RecommendedWatcher>,
     changes: mpsc::Receiver<()>,
+    /// A change has come that has not been told yet.
+    pending: bool,
 }
 
 impl Watch {
@@ -45,17 +47,17 @@ impl Watch {
         if let Err(error) = &watcher {
             tracing::warn!(%error, "policy files are not watched; SIGHUP reloads them");
         }
-        Watch { _watcher: watcher.ok(), changes }
+        Watch { _watcher: watcher.ok(), changes, pending: false }
     }
 
-    /// Waits for the next change to settle.
+    /// Waits for the next change to settle. Dropped on the way, it loses none.
     pub async fn changed(&mut self) {
-        if self.changes.recv().await.is_none() {
+        if !self.pending && self.changes.recv().await.is_none() {
             return std::future::pending().await;
         }
-        while tokio::time::timeout(SETTLE, self.changes.recv())
-            .await
-            .is_ok_and(|change| change.is_some())
-        {}
+        self.pending = true;
+        let mut next = async || tokio::time::timeout(SETTLE, self.changes.recv()).await;
+        while next().await.is_ok_and(|change| change.is_some()) {}
+        self.pending = false;
     }
 }
