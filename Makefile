@@ -37,8 +37,11 @@ test: ## All tests, against a Kafka broker that they start
 	cargo test --locked
 
 .PHONY: bench
-bench: ## Benchmarks
-	cargo bench --locked
+bench: ## Benchmarks, with ratios taken in one run; the one on Kafka needs about 10 GB of disk
+	scripts/setup test
+	tests/kafka/broker lib
+	cargo bench --locked --bench rewrite
+	cargo bench --locked --bench kafka
 
 .PHONY: clean
 clean: ## Remove target/

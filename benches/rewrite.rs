@@ -34,7 +34,7 @@ fn main() {
     println!("{EVENTS} events of {} bytes on average", bytes / EVENTS);
     let one = reference::POLICY;
     let two = format!("{one}{}", reference::SECOND_VIEW);
-    let many = one.replace("\nviews:", &format!("{}\nviews:", unmatched_rules(500)));
+    let many = one.replace("\nviews:", &format!("\n{}views:", unmatched_rules(500)));
     let keep = reference::keep_all(one);
 
     let mut criterion = Criterion::default().configure_from_args().sample_size(30);
