@@ -463,6 +463,29 @@ fn an_embedded_schema_tells_what_each_view_gets() {
 }
 
 #[test]
+fn a_schema_does_not_tell_of_what_only_a_pattern_passed_by() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: debezium }
+fields: { id: identifier, '**.email': email }
+views: { v: { topic: out, classes: { identifier: keep, email: keep } } }
+";
+    let string =
+        |name: &str| serde_json::json!({ "field": name, "type": "string", "optional": true });
+    let structure = |name: &str, fields: &[Value]| serde_json::json!({ "field": name, "type": "struct", "optional": true, "fields": fields });
+    let after = [structure("secret", &[string("phone")]), structure("known", &[string("email")])];
+    let event = serde_json::json!({
+        "schema": { "type": "struct", "fields": [structure("after", &after), string("op")] },
+        "payload": { "op": "c", "after": { "secret": { "phone": "1" }, "known": { "email": "a@b" } } },
+    });
+    let out = one_view(policy, &event.to_string());
+    assert!(!out.contains("secret") && out.contains("known"), "{out}");
+    let out: Value = serde_json::from_str(&out).unwrap();
+    fits(&out["schema"], &out["payload"], "view");
+}
+
+#[test]
 fn the_query_and_unknown_parts_of_the_envelope_are_dropped() {
     let event = r#"{"op":"u","before":{"id":1,"plan":"a"},"after":{"id":1,"plan":"b"},"ts_ms":5,"by":"ann",
         "source":{"db":"d","query":"UPDATE ann","user_name":"ann","table":"t","lsn":7,"file":{"ann":1}},"extra":{"op":"ann"}}"#;
@@ -550,6 +573,43 @@ fn a_row_that_leaves_by_an_update_is_deleted_with_a_tombstone_behind() {
 }
 
 #[test]
+fn an_image_without_all_that_the_condition_reads_proves_nothing() {
+    let left_out = r#""__debezium_unavailable_value""#;
+    let policy =
+        ROWS.replace("topic: out,", "topic: out, where: \"has(row.plan) && row.plan == 'a'\",");
+    for before in [r#"{"id":1}"#, &format!(r#"{{"id":1,"plan":{left_out}}}"#)] {
+        let event = format!(r#"{{"before":{before},"after":{{"id":1,"plan":"b"}},"op":"u"}}"#);
+        let key = Some(&br#"{"id":1}"#[..]);
+        let fates = engine(&policy).dispositions(key, Some(event.as_bytes()));
+        assert_eq!(fates, [Disposition::Leave], "{event}");
+    }
+}
+
+#[test]
+fn a_value_that_debezium_left_out_is_no_data() {
+    let left_out = r#""__debezium_unavailable_value""#;
+    let event = |before: &str| {
+        format!(
+            r#"{{"before":{before},"after":{{"id":1,"plan":{left_out},"home":{left_out},"email":{left_out}}},"op":"u"}}"#
+        )
+    };
+    let out: Value = serde_json::from_str(&one_view(ROWS, &event("null"))).unwrap();
+    let passed = serde_json::json!({ "id": 1, "plan": "__debezium_unavailable_value", "home": "__debezium_unavailable_value" });
+    assert_eq!(out["after"], passed);
+    // A condition that reads it looks at what it was, or nobody knows.
+    let mut engine = engine(&conditional());
+    let mut fate = |before| engine.dispositions(None, Some(event(before).as_bytes()))[0];
+    assert_eq!(fate(r#"{"id":1,"plan":"a"}"#), Disposition::Publish);
+    assert_eq!(fate(r#"{"id":1,"plan":"b"}"#), Disposition::Filtered(Filtered::Condition));
+    let failure = engine.fail(&event("null"));
+    assert_eq!((failure.reason, failure.path.as_deref()), (Reason::Unavailable, Some("plan")));
+    // Elsewhere it is a text like any other.
+    let json = ROWS.replace("format: debezium", "format: json");
+    let out = one_view(&json, &format!(r#"{{"id":1,"home":{left_out}}}"#));
+    assert!(!out.contains("unavailable"), "{out}");
+}
+
+#[test]
 fn a_row_that_never_was_in_the_view_is_filtered() {
     for event in [
         r#"{"before":{"id":1,"plan":"c"},"after":{"id":1,"plan":"b"},"op":"u"}"#,
@@ -570,6 +630,11 @@ fn a_delete_of_a_row_outside_of_the_view_carries_no_image() {
     let (disposition, records) = fate(r#"{"before":{"id":1,"plan":"b"},"after":null,"op":"d"}"#);
     assert_eq!(disposition, Disposition::Delete);
     assert_eq!(records.len(), 1);
+    assert_eq!(records[0].1.as_deref(), Some(r#"{"before":null,"after":null,"op":"d"}"#));
+    // Nor where one of two images is for the view.
+    let (disposition, records) =
+        fate(r#"{"before":{"id":1,"plan":"a"},"after":{"id":1,"plan":"b"},"op":"d"}"#);
+    assert_eq!(disposition, Disposition::Delete);
     assert_eq!(records[0].1.as_deref(), Some(r#"{"before":null,"after":null,"op":"d"}"#));
 }
 
@@ -598,6 +663,8 @@ fn an_envelope_of_the_wrong_shape_is_refused() {
         r#"{"op":"c","after":"7"}"#,
         r#"{"op":"c","after":"[1]"}"#,
         r#"{"op":"u","before":7,"after":{"id":1}}"#,
+        r#"{"op":"t","after":{"id":1}}"#,
+        r#"{"op":"t","before":{"id":1},"after":null}"#,
         r#"{"op":"c"}"#,
         r#"{"op":"c","after":null}"#,
         r#"{"op":"x","after":{"id":1}}"#,

@@ -224,6 +224,24 @@ fn untoken(out: &str) -> String {
 }
 
 #[test]
+fn what_a_pattern_finds_and_a_view_drops_is_classified() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+unclassified: quarantine
+fields: { id: identifier, '**.email': email }
+views:
+  one: { topic: o1, key: drop, classes: { identifier: keep, email: drop } }
+  two: { topic: o2, key: drop, classes: { identifier: keep, email: keep } }
+";
+    let mut engine = engine(policy);
+    let out = engine.values(r#"{"id":1,"profile":{"email":"x@y"}}"#);
+    assert_eq!(out, [r#"{"id":1}"#, r#"{"id":1,"profile":{"email":"x@y"}}"#]);
+    assert_eq!(engine.fail(r#"{"id":1,"profile":{"phone":1}}"#).reason, Reason::Unclassified);
+}
+
+#[test]
 fn views_differ_and_exceptions_win() {
     let policy = "
 policy: p

@@ -100,6 +100,10 @@ pub const SOURCE: &[&str] = &[
 pub const TRANSACTION: &[&str] =
     &["id", "total_order", "data_collection_order", "transaction_rank", "transaction_epoch"];
 
+/// In place of a large value that did not change and that the database did not tell (Debezium documentation,
+/// `unavailable.value.placeholder`), as JSON text. It is no data.
+pub const UNAVAILABLE: &str = "\"__debezium_unavailable_value\"";
+
 /// `op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {

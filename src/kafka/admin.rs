@@ -44,7 +44,14 @@ impl Admin {
             topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
         let mut settings = BTreeMap::new();
-        for resource in self.0.describe_configs(&resources, &options).await?.into_iter().flatten() {
+        for resource in self.0.describe_configs(&resources, &options).await? {
+            let resource = match resource {
+                Ok(resource) => resource,
+                Err(code) => {
+                    tracing::debug!(?code, "a topic's settings are not told");
+                    continue;
+                }
+            };
             let of = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
             let largest_record = of("max.message.bytes").map(str::parse);
             let compacted = of("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
@@ -55,6 +62,13 @@ impl Admin {
             }
         }
         Ok(settings)
+    }
+
+    /// Whether the broker says that there is no topic of that name.
+    pub async fn is_missing(&self, topic: &str) -> Result<bool, KafkaError> {
+        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
+        let told = self.0.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await?;
+        Ok(told.iter().any(|one| matches!(one, Err(RDKafkaErrorCode::UnknownTopicOrPartition))))
     }
 
     /// Makes topics that are not there yet.

@@ -3,6 +3,9 @@
 //! [`Sink`] takes nothing but [`crate::rewrite::Sanitized`] for a view, [`crate::quarantine::Sealed`] for quarantine
 //! and [`crate::audit::AuditRecord`] for the audit trail.
 
+/// What librdkafka says is wrong.
+pub use rdkafka::error::KafkaError as KafkaProblem;
+
 mod admin;
 mod client;
 mod embedded;

@@ -26,6 +26,9 @@ pub enum SinkError {
     /// The transaction was aborted; the same batch can be tried again with this sink.
     #[error("the transaction was aborted: {0}")]
     Aborted(KafkaError),
+    /// The broker will not take one of the records, whenever it is tried; the transaction was aborted.
+    #[error("the broker refuses a record: {0}")]
+    Refused(KafkaError),
     /// The sink is of no further use.
     #[error("the producer failed: {0}")]
     Failed(KafkaError),
@@ -147,7 +150,8 @@ impl Sink {
         let headers = sealed.headers().iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
-        self.send(topic, None, Some(sealed.value()), timestamp_ms, None, headers)
+        // A key of its own for each, so that a compacted topic keeps all.
+        self.send(topic, Some(sealed.key()), Some(sealed.value()), timestamp_ms, None, headers)
     }
 
     pub fn audit(&mut self, topic: &str, record: &AuditRecord) -> Result<(), SinkError> {
@@ -175,7 +179,7 @@ impl Sink {
                 Err(refused) => refused,
             };
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(SinkError::Aborted(error));
+                return Err(self.undelivered(error));
             }
             if Instant::now() > deadline {
                 return Err(SinkError::TimedOut(self.patience));
@@ -230,10 +234,28 @@ impl Sink {
         }
         let context = self.producer.context();
         if context.undelivered.swap(false, Ordering::AcqRel) {
-            let mut error = context.error.lock().unwrap_or_else(PoisonError::into_inner);
-            return Err(SinkError::Aborted(error.take().unwrap_or(KafkaError::Canceled)));
+            let error = context.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Err(self.undelivered(error.unwrap_or(KafkaError::Canceled)));
         }
         Ok(())
+    }
+
+    /// What it means that a record was not delivered.
+    fn undelivered(&self, error: KafkaError) -> SinkError {
+        use RDKafkaErrorCode::*;
+        if self.producer.client().fatal_error().is_some() {
+            return SinkError::Failed(error);
+        }
+        match error.rdkafka_error_code() {
+            Some(
+                MessageSizeTooLarge
+                | InvalidTimestamp
+                | InvalidRecord
+                | InvalidDifferentRecord
+                | PolicyViolation,
+            ) => SinkError::Refused(error),
+            _ => SinkError::Aborted(error),
+        }
     }
 
     /// Takes back what the batch published so far.

@@ -1,5 +1,6 @@
 //! The consumer of a lane.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::client::{self, ClientSettings, Connection};
 use crate::config::GroupProtocol;
+use crate::rewrite::Header;
 
 /// A partition came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,41 +81,55 @@ impl ConsumerContext for SourceContext {
 }
 
 /// A record as it was polled; it borrows librdkafka's memory.
-pub struct SourceRecord<'s>(BorrowedMessage<'s>);
+pub struct SourceRecord<'s> {
+    message: BorrowedMessage<'s>,
+    size: usize,
+}
 
-impl SourceRecord<'_> {
+impl<'s> SourceRecord<'s> {
+    fn new(message: BorrowedMessage<'s>) -> Self {
+        let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let mut record = SourceRecord { message, size: 0 };
+        let headers = record.headers().unwrap_or_default();
+        let headers = headers.iter().map(|(name, value)| name.len() + of(*value)).sum::<usize>();
+        record.size = of(record.key()) + of(record.value()) + headers;
+        record
+    }
+
     pub fn topic(&self) -> &str {
-        self.0.topic()
+        self.message.topic()
     }
 
     pub fn partition(&self) -> i32 {
-        self.0.partition()
+        self.message.partition()
     }
 
     pub fn offset(&self) -> i64 {
-        self.0.offset()
+        self.message.offset()
     }
 
     pub fn timestamp_ms(&self) -> Option<i64> {
-        self.0.timestamp().to_millis()
+        self.message.timestamp().to_millis()
     }
 
     pub fn key(&self) -> Option<&[u8]> {
-        self.0.key()
+        self.message.key()
     }
 
     pub fn value(&self) -> Option<&[u8]> {
-        self.0.payload()
+        self.message.payload()
     }
 
-    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-        let headers = self.0.headers();
-        headers.into_iter().flat_map(|all| all.iter()).map(|one| (one.key, one.value))
+    /// None where a name is not UTF-8: rdkafka panics over it.
+    pub fn headers(&self) -> Option<Vec<Header<'_>>> {
+        let Some(headers) = self.message.headers() else { return Some(Vec::new()) };
+        let read = || headers.iter().map(|one| (one.key, one.value)).collect();
+        catch_unwind(AssertUnwindSafe(read)).ok()
     }
 
-    /// Bytes of key and value.
+    /// Bytes of key, value and headers.
     pub fn size(&self) -> usize {
-        self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
+        self.size
     }
 }
 
@@ -171,7 +187,7 @@ impl Source {
             None => return Ok(None),
             Some(Ok(message)) => {
                 self.consumer.context().connection.down(false);
-                return Ok(Some(SourceRecord(message)));
+                return Ok(Some(SourceRecord::new(message)));
             }
             Some(Err(error)) => error,
         };
@@ -217,6 +233,15 @@ impl Source {
     /// The generation now.
     pub fn generation(&self) -> Option<Generation> {
         self.consumer.group_metadata().map(Generation)
+    }
+
+    /// Takes no more records until [`Source::release`]; rebalances are served all the same.
+    pub fn hold(&self) -> Result<(), SourceError> {
+        Ok(self.consumer.pause(&self.consumer.assignment()?)?)
+    }
+
+    pub fn release(&self) -> Result<(), SourceError> {
+        Ok(self.consumer.resume(&self.consumer.assignment()?)?)
     }
 
     /// Tells the consumer what a transaction committed: its lag counts from there.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::ciphertext::{self, Sealer};
 use crate::crypto::mac::Digester;
 use crate::crypto::{KeyError, KeySource, Purpose};
-use crate::rewrite::{Failure, POLICY_HEADER, RawRecord};
+use crate::rewrite::{Failure, HEADER_FRAME, POLICY_HEADER, RawRecord};
 
 /// Names of the headers of a quarantined record.
 pub const TOPIC: &str = "veilstream-source-topic";
@@ -49,11 +49,17 @@ impl std::fmt::Display for Coordinates {
 
 /// A record that may be published to the quarantine topic. Only this module makes one.
 pub struct Sealed {
+    key: String,
     value: Vec<u8>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl Sealed {
+    /// Where the record stood.
+    pub fn key(&self) -> &[u8] {
+        self.key.as_bytes()
+    }
+
     /// The ciphertext; empty where digest and size stand for it.
     pub fn value(&self) -> &[u8] {
         &self.value
@@ -63,10 +69,11 @@ impl Sealed {
         &self.headers
     }
 
-    /// Bytes of value and headers.
+    /// Bytes of key, value and headers.
     pub fn size(&self) -> usize {
-        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
-        self.value.len() + headers.sum::<usize>()
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| HEADER_FRAME + name.len() + value.len());
+        self.key.len() + self.value.len() + headers.sum::<usize>()
     }
 }
 
@@ -131,7 +138,7 @@ impl Sealing {
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&content).unwrap_or_default());
         let mut value = Vec::new();
         Sealer::new(&self.key, DOMAIN, &from.path()).seal(&plaintext, &mut value);
-        Sealed { value, headers: headers_of(from, failure, policy) }
+        Sealed { key: from.path(), value, headers: headers_of(from, failure, policy) }
     }
 
     /// What stands for a record that is too large: size and keyed digest of key and value.
@@ -148,7 +155,7 @@ impl Sealing {
         let mut headers = headers_of(from, failure, policy);
         headers.push((SIZE, (key.len() + value.len()).to_string()));
         headers.push((DIGEST, digest.iter().map(|byte| format!("{byte:02x}")).collect()));
-        Sealed { value: Vec::new(), headers }
+        Sealed { key: from.path(), value: Vec::new(), headers }
     }
 }
 

@@ -3,10 +3,25 @@
 use super::debezium::{Envelope, Met};
 use super::failure::{Failure, Reason, Stage};
 use super::sanitized::{Disposition, Filtered};
-use super::walk::Image;
+use super::walk::{Captured, Image};
 use super::{KeyRule, Rewriter};
-use crate::event::debezium::Operation;
+use crate::event::debezium::{Operation, UNAVAILABLE};
 use crate::policy::{Unclassified, Verdict};
+
+/// Whether Debezium left the value out.
+fn is_left_out(captured: &Captured) -> bool {
+    captured.text == UNAVAILABLE
+}
+
+/// What a field was before the change, where that is told, and once.
+fn before(captured: &[Captured], capture: usize) -> Option<&str> {
+    let mut told =
+        captured.iter().filter(|one| one.image == Image::Before && one.capture == capture);
+    match (told.next(), told.next()) {
+        (Some(one), None) if one.text != "null" && !is_left_out(one) => Some(&one.text),
+        _ => None,
+    }
+}
 
 impl Rewriter {
     /// What `view`'s condition says of an image; true where there is none.
@@ -15,14 +30,14 @@ impl Rewriter {
         else {
             return Verdict::True;
         };
-        let fields = self.memory.captured.iter().filter(|captured| captured.image == image);
-        let fields = fields.filter_map(|captured| {
-            let name = self.plan.captures.get(captured.capture)?.as_str();
-            condition
-                .reads()
-                .iter()
-                .any(|read| read == name)
-                .then_some((name, captured.text.as_str()))
+        let captured = &self.memory.captured;
+        let fields = captured.iter().filter(|captured| captured.image == image);
+        let fields = fields.filter_map(|one| {
+            let name = self.plan.captures.get(one.capture)?.as_str();
+            let read = condition.reads().iter().any(|read| read == name);
+            // What was left out because it did not change is in the image before, if anywhere.
+            let text = if is_left_out(one) { before(captured, one.capture)? } else { &one.text };
+            read.then_some((name, text))
         });
         let verdict = condition.holds(fields);
         if verdict == Verdict::Error
@@ -70,6 +85,10 @@ impl Rewriter {
             (None, true) => Operation::Truncate,
             (None, false) => return Err(malformed().at("(no op)".into())),
         };
+        let (before, after) = (envelope.before == Met::Row, envelope.after == Met::Row);
+        if operation == Operation::Truncate && (before || after) {
+            return Err(malformed().at("(image)".into()));
+        }
         match (operation, envelope.after) {
             (Operation::Create | Operation::Read, Met::Absent | Met::Null) => {
                 return Err(malformed().at("(no after)".into()));
@@ -83,6 +102,7 @@ impl Rewriter {
             }
             _ => {}
         }
+        self.all_available()?;
         let mut leaving = 0;
         for view in 0..self.plan.views.len() {
             let disposition = match operation {
@@ -92,10 +112,13 @@ impl Rewriter {
                     Verdict::True => Disposition::Publish,
                     _ => Disposition::Filtered(Filtered::Condition),
                 },
-                Operation::Delete => match self.verdict(view, Image::Before) {
-                    Verdict::True => Disposition::Publish,
-                    _ => Disposition::Delete,
-                },
+                // Cassandra's deletes have an image after the change; whatever is there must be for the view.
+                Operation::Delete => {
+                    let shown = (!before && after
+                        || self.verdict(view, Image::Before) == Verdict::True)
+                        && (!after || self.verdict(view, Image::After) == Verdict::True);
+                    if shown { Disposition::Publish } else { Disposition::Delete }
+                }
                 // A snapshot reads rows that may have changed while nobody watched.
                 Operation::Update | Operation::Read => match self.verdict(view, Image::After) {
                     Verdict::True => Disposition::Publish,
@@ -113,16 +136,33 @@ impl Rewriter {
         Ok(leaving)
     }
 
-    /// The image before the change is whole and says that the view did not have the row either. An image that
-    /// has nulls where the condition reads may hold only the key's columns (PostgreSQL's replica identity), and
-    /// proves nothing.
+    /// The image before the change says that the view did not have the row either. It must have all that the
+    /// condition reads, once: an image of the key's columns alone (PostgreSQL's replica identity) proves nothing,
+    /// whether the others are null in it or absent.
     fn never_matched(&mut self, view: usize, envelope: &Envelope) -> bool {
-        let null = |captured: &super::walk::Captured| {
-            captured.image == Image::Before && captured.text == "null"
+        let condition = self.plan.views.get(view).and_then(|view| view.condition.as_ref());
+        let told = |name: &String| {
+            let capture = self.plan.captures.iter().position(|capture| capture == name);
+            capture.and_then(|capture| before(&self.memory.captured, capture)).is_some()
         };
         envelope.before == Met::Row
-            && !self.memory.captured.iter().any(null)
+            && condition.is_some_and(|condition| condition.reads().iter().all(told))
             && self.verdict(view, Image::Before) == Verdict::False
+    }
+
+    /// Nothing that a condition reads was left out of the event.
+    fn all_available(&self) -> Result<(), Failure> {
+        let captured = &self.memory.captured;
+        let unknown = |one: &&Captured| {
+            one.image == Image::After && is_left_out(one) && before(captured, one.capture).is_none()
+        };
+        match captured.iter().find(unknown) {
+            None => Ok(()),
+            Some(one) => {
+                let path = self.plan.captures.get(one.capture).cloned().unwrap_or_default();
+                Err(Failure::new(Stage::Transform, Reason::Unavailable).at(path))
+            }
+        }
     }
 
     /// Enters the event into the tally.

@@ -50,12 +50,18 @@ pub enum Reason {
     TooLarge,
     /// The topic is compacted, and the sanitized record has no key.
     NoKey,
+    /// The broker will not take what was made of the record.
+    Refused,
+    /// The name of a record header is not UTF-8.
+    HeaderName,
+    /// `where` reads a value that Debezium left out because it did not change.
+    Unavailable,
     /// A defect of veilstream: the record is safe in quarantine.
     Internal,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 18] = [
         Reason::InvalidUtf8,
         Reason::InvalidJson,
         Reason::TooDeep,
@@ -70,6 +76,9 @@ impl Reason {
         Reason::NotANumber,
         Reason::TooLarge,
         Reason::NoKey,
+        Reason::Refused,
+        Reason::HeaderName,
+        Reason::Unavailable,
         Reason::Internal,
     ];
 
@@ -89,6 +98,9 @@ impl Reason {
             Reason::NotANumber => "not_a_number",
             Reason::TooLarge => "too_large",
             Reason::NoKey => "no_key",
+            Reason::Refused => "refused",
+            Reason::HeaderName => "header_name",
+            Reason::Unavailable => "unavailable_value",
             Reason::Internal => "internal",
         }
     }
@@ -116,6 +128,13 @@ impl Reason {
             }
             Reason::NotANumber => "`generalize: { numbers }` met something that is no number",
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
+            Reason::Refused => {
+                "the broker refuses it: look at the topic's size and timestamp limits"
+            }
+            Reason::HeaderName => "the name of a record header is not UTF-8",
+            Reason::Unavailable => {
+                "`where` reads a value that Debezium left out: set the table's replica identity to full"
+            }
             Reason::NoKey => "the view's topic is compacted: it takes no record without a key",
             Reason::Internal => "a defect of veilstream: please report it",
         }

@@ -27,12 +27,18 @@ use walk::{Image, Memory, Side, Walk};
 /// The name of the header that says which policy a record went through.
 pub const POLICY_HEADER: &str = "veilstream-policy";
 
+/// What the wire takes for a record header beside its name and value, at most.
+pub const HEADER_FRAME: usize = 10;
+
+/// The name and value of a record header.
+pub type Header<'a> = (&'a str, Option<&'a [u8]>);
+
 /// A record as it came from the source topic. It has no `Debug`: it is customer data.
 #[derive(Clone, Copy, Default)]
 pub struct RawRecord<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
-    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+    pub headers: &'a [Header<'a>],
 }
 
 /// A plan at work, with its buffers. One for each lane and source.
@@ -76,6 +82,14 @@ impl Rewriter {
         self.uncount();
     }
 
+    /// After a defect: nothing of the record in work is left, and what was counted before stays.
+    pub fn renew(&mut self) {
+        let (tally, discovered) = (self.take_tally(), self.take_discovered());
+        *self = Rewriter::new(Arc::clone(&self.plan));
+        self.tally = tally;
+        self.memory.discovered = discovered;
+    }
+
     /// Paths of unclassified fields that were met for the first time since the last call.
     pub fn take_discovered(&mut self) -> Vec<String> {
         std::mem::take(&mut self.memory.discovered)
@@ -83,6 +97,11 @@ impl Rewriter {
 
     /// Sanitizes one record for all views.
     pub fn rewrite<'r>(&'r mut self, record: &RawRecord<'r>) -> Result<Rewritten<'r>, Failure> {
+        self.sanitize(record)?;
+        Ok(Rewritten::new(self, *record))
+    }
+
+    fn sanitize(&mut self, record: &RawRecord<'_>) -> Result<(), Failure> {
         self.dispositions.clear();
         self.memory.unclassified = 0;
         self.key(record.key)?;
@@ -101,7 +120,7 @@ impl Rewriter {
             }
         }
         self.count();
-        Ok(Rewritten::new(self, *record))
+        Ok(())
     }
 
     fn key(&mut self, key: Option<&[u8]>) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! What leaves the rewrite. The fields are private: nobody else can make one.
 
-use super::{POLICY_HEADER, RawRecord, Rewriter};
+use super::{HEADER_FRAME, POLICY_HEADER, RawRecord, Rewriter};
 use crate::policy::KeyRule;
 
 /// Why a view did not get an event.
@@ -66,10 +66,12 @@ impl<'a> Sanitized<'a> {
         std::iter::once((POLICY_HEADER, Some(self.label.as_bytes()))).chain(of_source)
     }
 
-    /// Bytes of key, value and headers, as Kafka's limits count them (without framing).
+    /// Bytes of key, value and headers, as Kafka's limits count them.
     pub fn size(&self) -> usize {
         let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let headers = self.headers().map(|(name, value)| name.len() + of(value)).sum::<usize>();
+        let headers = self.headers();
+        let headers =
+            headers.map(|(name, value)| HEADER_FRAME + name.len() + of(value)).sum::<usize>();
         of(self.key) + of(self.value) + headers
     }
 }

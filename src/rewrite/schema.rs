@@ -116,7 +116,12 @@ impl Rewriter<'_> {
         let state = self.plan.state(at);
         let container = matches!(kind(schema), "struct" | "array" | "map");
         let Some(leaf) = state.leaf.and_then(|leaf| self.plan.leaf(leaf)) else {
-            return if state.descends && container { self.inside(schema, at) } else { None };
+            let inside = self.inside(schema, at).filter(|_| state.descends && container);
+            // Where only a `**` passes by, a struct of which nothing goes on does not either.
+            let empty = |new: &Value| {
+                new.get("fields").and_then(Value::as_array).is_some_and(Vec::is_empty)
+            };
+            return inside.filter(|new| state.named || !empty(new));
         };
         let actions = match self.side {
             Side::Value => &leaf.values,

@@ -6,9 +6,10 @@ use rustc_hash::FxHashSet;
 
 use super::failure::{Failure, Reason, Stage};
 use super::track::{Frame, Place};
+use crate::event::debezium::UNAVAILABLE;
 use crate::json::{Kind, Scanner, Value};
 use crate::operator::Scratch;
-use crate::policy::{Actions, DEAD, LeafId, Plan, State, StateId, Unclassified};
+use crate::policy::{Actions, DEAD, Format, LeafId, Plan, State, StateId, Unclassified};
 
 /// How many different unclassified names a rewriter remembers, so that each is told once.
 const REMEMBERED: usize = 4096;
@@ -343,12 +344,15 @@ impl<'p> Walk<'p> {
         written: &mut u64,
     ) -> Result<(), Failure> {
         let mark = frame.mark();
-        let had = *written;
+        let (had, met) = (*written, self.memory.journal.len());
         self.want(frame, spot, spot.mask, written);
         let inside = self.inside(frame, spot, kind, spot.mask)?;
         let empty = spot.mask & !inside;
         if empty != 0 {
-            self.unclassified(frame, spot)?;
+            // Where a rule found something and the view drops it, it is not unclassified.
+            if self.memory.journal.len() == met {
+                self.unclassified(frame, spot)?;
+            }
             frame.rewind(&mark, empty);
             frame.skip(empty, spot.place);
             *written = *written & !empty | had & empty;
@@ -451,6 +455,12 @@ impl<'p> Walk<'p> {
         }
         let Span { kind, start, end } = span;
         let text = frame.scan.slice(start, end);
+        if self.side == Side::Value
+            && text == UNAVAILABLE
+            && self.plan.policy.format == Format::Debezium
+        {
+            return Ok(());
+        }
         for apply in &actions.apply {
             if mask & (1 << apply.view) == 0 {
                 continue;

@@ -21,6 +21,7 @@ pub struct Metrics {
     pub transactions: IntCounterVec,
     pub lag: IntGaugeVec,
     pub partitions: IntGaugeVec,
+    pub source_missing: IntGaugeVec,
     pub limit_waits: HistogramVec,
     pub policy: IntGaugeVec,
     pub reloads: IntCounterVec,
@@ -120,6 +121,11 @@ impl Metrics {
                 "lag_records",
                 "Records behind the end of a partition",
                 &["topic", "partition"],
+            )?,
+            source_missing: gauge(
+                "source_missing",
+                "1 where a source topic that a policy names was not there when it was looked for",
+                &["topic"],
             )?,
             partitions: gauge("assigned_partitions", "Partitions that a lane works on", &["lane"])?,
             limit_waits: histogram(

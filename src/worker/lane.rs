@@ -4,25 +4,21 @@
 //! The order of a batch is gather, transform, commit, on one thread. Rebalances are served while gathering alone,
 //! when no transaction is open: so what is revoked is dropped before anything is made of it.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::account::TopicAccount;
-use super::limit::{Gate, Gates};
-use super::plans::{Claim, Plans};
-use super::topics::{Takes, Topics};
+use super::batch::Batch;
+use super::limit::Gates;
+use super::plans::Plans;
+use super::topics::Topics;
+use super::transform::Transform;
 use crate::audit::{Auditor, Change};
-use crate::config::{Config, Delivery, GroupProtocol, Oversize};
+use crate::config::{Config, Delivery, GroupProtocol};
 use crate::crypto::KeyError;
-use crate::kafka::{
-    ClientSettings, Positions, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
-};
-use crate::policy::{Plan, ViewPlan};
-use crate::quarantine::{Coordinates, Sealing};
-use crate::rewrite::{Failure, RawRecord, Reason, Rewriter, Stage};
+use crate::kafka::{ClientSettings, Rebalanced, Sink, SinkError, Source, SourceError};
+use crate::quarantine::Coordinates;
+use crate::rewrite::{Failure, RawRecord};
 use crate::telemetry::{Health, Metrics};
 
 /// How long a lane without work waits before it looks at reloads and stops.
@@ -122,6 +118,9 @@ pub enum LaneError {
     Key(#[from] KeyError),
     #[error("more than one policy claims the topic {0}: mend their patterns, and reload (SIGHUP)")]
     ManyPolicies(String),
+    /// A reload gave the topic up while its records were on their way: the next session does not read it.
+    #[error("no policy claims the topic {0} any more")]
+    NoPolicy(String),
     #[error("the record {0} is too large for quarantine, and `quarantine.oversize` is `halt`")]
     Halted(Coordinates),
     #[error("stopped")]
@@ -140,41 +139,10 @@ impl LaneError {
     }
 }
 
-/// One topic at work in this lane.
-struct Work {
-    rewriter: Rewriter,
-    account: TopicAccount,
-    gate: Option<Arc<Gate>>,
-    targets: Vec<Target>,
-}
-
-/// Where a view goes.
-struct Target {
-    topic: String,
-    takes: Takes,
-    gate: Option<Arc<Gate>>,
-}
-
-impl Work {
-    fn new(topic: &str, plan: &Arc<Plan>, gates: &Gates, topics: &Topics) -> Work {
-        let target = |view: &ViewPlan| Target {
-            topic: view.topic.clone(),
-            takes: topics.of(&view.topic),
-            gate: gates.view(&plan.policy.name, &view.name),
-        };
-        Work {
-            rewriter: Rewriter::new(Arc::clone(plan)),
-            account: TopicAccount::new(topic, plan),
-            gate: gates.source(topic),
-            targets: plan.views.iter().map(target).collect(),
-        }
-    }
-}
-
 /// One lane, to be run on a thread of its own.
 pub struct Lane {
     number: usize,
-    shared: Arc<LaneShared>,
+    pub(super) shared: Arc<LaneShared>,
     settings: ClientSettings,
     transactional_id: Option<String>,
     name: String,
@@ -240,7 +208,7 @@ impl Lane {
     }
 
     /// Sleeps, unless the worker stops.
-    fn pause(&self, time: Duration) -> Result<(), LaneError> {
+    pub(super) fn pause(&self, time: Duration) -> Result<(), LaneError> {
         let until = Instant::now() + time;
         loop {
             if self.shared.stopping() {
@@ -255,340 +223,170 @@ impl Lane {
 
     /// From joining the group to the next error.
     fn session(&self) -> Result<(), LaneError> {
-        let shared = Arc::clone(&self.shared);
+        let shared = &self.shared;
         let mut version = shared.version.load(Ordering::Acquire);
-        let mut plans = shared.plans();
-        let mut topics = Topics::ask(&self.settings, &shared.config, &plans);
+        let plans = shared.plans();
+        let topics = Topics::ask(&self.settings, &shared.config, &plans);
         let settings = topics.fit(self.settings.clone());
-        let mut sealing = Sealing::new(plans.keys.as_ref())?;
         let patience = Duration::from_millis(u64::from(settings.transaction_timeout_ms()));
-        let mut sink = Sink::open(&settings, self.transactional_id.as_deref(), patience)?;
+        let sink = Sink::open(&settings, self.transactional_id.as_deref(), patience)?;
         let mut subscription: Vec<String> = owned(&plans.subscription());
         let source = Source::open(&settings, self.protocol, &plans.subscription())?;
-        let mut works: HashMap<String, Work> = HashMap::new();
-        let mut pending: Vec<SourceRecord<'_>> = Vec::new();
-        let mut assigned = 0_usize;
         // Its numbers begin anew with each session: whether the last commit of the one before came through is
         // not always known.
-        let mut auditor = Auditor::new(format!("{}-{}-{}", self.name, self.number, random_name()));
+        let auditor = Auditor::new(format!("{}-{}-{}", self.name, self.number, random_name()));
+        let mut idle = self.show_missing(&plans, &topics);
+        let mut transform = Transform::new(self, plans, topics, sink, auditor)?;
+        // A transaction ends well before the broker ends it.
+        transform.budget = patience / 3;
+        let mut batch = Batch::default();
+        let mut assigned = 0_usize;
         let mut aborts = 0_u32;
         let label = self.number.to_string();
+        let ended = |outcome| shared.metrics.transactions.with_label_values(&[outcome]).inc();
         while !shared.stopping() {
             if shared.version.load(Ordering::Acquire) != version {
                 version = shared.version.load(Ordering::Acquire);
-                plans = shared.plans();
-                sealing = Sealing::new(plans.keys.as_ref())?;
-                works.clear();
+                let plans = shared.plans();
                 let asked = Topics::ask(&settings, &shared.config, &plans);
-                topics = asked.at_most(settings.record_limit());
                 if owned(&plans.subscription()) != subscription {
                     source.subscribe(&plans.subscription())?;
                     subscription = owned(&plans.subscription());
                 }
+                idle = self.show_missing(&plans, &asked);
+                transform.reload(plans, asked.at_most(settings.record_limit()))?;
             }
-            let up = aborts == 0 && !settings.connection.is_down();
+            let working = aborts == 0 && (assigned > 0 || !idle);
+            let up = working && !settings.connection.is_down();
             shared.health.set_ready(self.number, up);
             shared.metrics.ready.with_label_values(&[label.as_str()]).set(i64::from(up));
 
             let began = Instant::now();
-            self.gather(&source, &mut pending, &mut assigned)?;
+            self.gather(&source, &mut batch, &mut assigned)?;
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
             };
-            if pending.is_empty() && changes.is_empty() {
+            if batch.is_empty() && changes.is_empty() {
                 continue;
             }
-            shared
-                .metrics
-                .stages
-                .with_label_values(&["gather"])
-                .observe(began.elapsed().as_secs_f64());
+            let stage = |stage, began: Instant| {
+                let time = began.elapsed().as_secs_f64();
+                shared.metrics.stages.with_label_values(&[stage]).observe(time);
+            };
+            stage("gather", began);
             // Taken before anything is made: what a later generation owns is not ours to commit.
             let generation = source.generation();
-            let mark = auditor.mark();
-            let done = self
-                .transform(
-                    &plans,
-                    &sealing,
-                    &topics,
-                    &mut works,
-                    &mut sink,
-                    &mut auditor,
-                    &pending,
-                    &changes,
-                )
-                .and_then(|positions| {
-                    let began = Instant::now();
-                    sink.commit(&positions, generation.as_ref())?;
-                    match self.transactional_id {
-                        _ if positions.0.is_empty() => {}
-                        Some(_) => source.committed(&positions),
-                        None => source.commit(&positions)?,
-                    }
-                    let time = began.elapsed().as_secs_f64();
-                    shared.metrics.stages.with_label_values(&["commit"]).observe(time);
-                    Ok(())
-                });
+            let began = Instant::now();
+            let made = transform.run(batch.next(), batch.refused(), &changes);
+            stage("transform", began);
+            let began = Instant::now();
+            let done = made.and_then(|made| {
+                transform.sink.commit(&made.positions, generation.as_ref())?;
+                match self.transactional_id {
+                    _ if made.positions.0.is_empty() => {}
+                    Some(_) => source.committed(&made.positions),
+                    None => source.commit(&made.positions)?,
+                }
+                Ok(made.records)
+            });
             match done {
-                Ok(()) => {
+                Ok(records) => {
+                    stage("commit", began);
                     aborts = 0;
-                    shared.metrics.transactions.with_label_values(&["committed"]).inc();
-                    for work in works.values_mut() {
-                        work.account.publish(work.rewriter.plan(), &shared.metrics);
-                        work.account = TopicAccount::new(&work.account.topic, work.rewriter.plan());
+                    ended("committed");
+                    transform.committed();
+                    batch.done(records);
+                    if batch.is_empty() {
+                        source.release()?;
                     }
-                    pending.clear();
                 }
                 Err(error) => {
-                    shared.metrics.transactions.with_label_values(&["aborted"]).inc();
-                    auditor.rewind(mark);
-                    works.clear();
+                    ended("aborted");
                     locked(&shared.changes).extend(changes);
-                    sink.abort()?;
-                    let LaneError::Sink(SinkError::Aborted(cause)) = error else {
-                        return Err(error);
-                    };
+                    transform.abort()?;
                     // The records are still in hand. Before they are tried again, the next gathering drops
                     // those of partitions that went to somebody else.
-                    let pause = backoff(aborts);
-                    aborts += 1;
-                    let pause_ms = pause.as_millis() as u64;
-                    tracing::warn!(
-                        lane = self.number,
-                        records = pending.len(),
-                        pause_ms,
-                        "aborted: {cause}"
-                    );
-                    self.pause(pause)?;
+                    source.hold()?;
+                    let records = batch.len();
+                    match error {
+                        LaneError::Sink(SinkError::Refused(cause)) if batch.narrow() => {
+                            tracing::info!(lane = self.number, records, "refused: {cause}");
+                        }
+                        LaneError::Sink(SinkError::Aborted(cause) | SinkError::Refused(cause)) => {
+                            let pause = backoff(aborts);
+                            aborts += 1;
+                            let pause_ms = pause.as_millis() as u64;
+                            tracing::warn!(
+                                lane = self.number,
+                                records,
+                                pause_ms,
+                                "aborted: {cause}"
+                            );
+                            self.pause(pause)?;
+                        }
+                        other => return Err(other),
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Fills `pending` to the bounds of a batch, and serves rebalances.
+    /// Says which source topics are not there; true where nothing is left to read.
+    fn show_missing(&self, plans: &Plans, topics: &Topics) -> bool {
+        for topic in plans.named() {
+            let missing = topics.missing.iter().any(|one| one == topic);
+            let metric = &self.shared.metrics.source_missing;
+            metric.with_label_values(&[topic]).set(i64::from(missing));
+            if missing {
+                tracing::warn!(lane = self.number, topic, "the source topic is not there");
+            }
+        }
+        plans.all_missing(&topics.missing)
+    }
+
+    /// Fills the batch to its bounds, and serves rebalances. What is in hand already is not waited with.
     fn gather<'s>(
         &self,
         source: &'s Source,
-        pending: &mut Vec<SourceRecord<'s>>,
+        batch: &mut Batch<'s>,
         assigned: &mut usize,
     ) -> Result<(), LaneError> {
         let bounds = self.shared.config.effective_batch();
-        let mut bytes: usize = pending.iter().map(SourceRecord::size).sum();
         let mut deadline = Instant::now() + IDLE;
-        let mut retry = !pending.is_empty();
+        if !batch.is_empty() {
+            deadline = Instant::now();
+        }
         loop {
-            let left = match retry {
-                true => Duration::ZERO,
-                false => deadline.saturating_duration_since(Instant::now()),
-            };
-            let polled = source.poll(left)?;
-            self.rebalanced(source, pending, assigned);
+            let polled = source.poll(deadline.saturating_duration_since(Instant::now()))?;
+            self.rebalanced(source, batch, assigned);
             let Some(record) = polled else { return Ok(()) };
-            if pending.is_empty() {
+            if batch.is_empty() {
                 deadline = Instant::now() + Duration::from_millis(bounds.time_ms);
             }
-            retry = false;
-            bytes += record.size();
-            pending.push(record);
-            let full = pending.len() >= bounds.records || bytes >= bounds.bytes;
-            if full || Instant::now() >= deadline || self.shared.stopping() {
+            batch.push(record);
+            if batch.is_full(bounds) || Instant::now() >= deadline || self.shared.stopping() {
                 return Ok(());
             }
         }
     }
 
     /// Drops what was revoked; nothing has been made of it yet.
-    fn rebalanced(
-        &self,
-        source: &Source,
-        pending: &mut Vec<SourceRecord<'_>>,
-        assigned: &mut usize,
-    ) {
+    fn rebalanced(&self, source: &Source, batch: &mut Batch<'_>, assigned: &mut usize) {
         for change in source.rebalances() {
             match &change {
                 Rebalanced::Assigned(partitions) => *assigned += partitions.len(),
                 Rebalanced::Revoked(partitions) => {
                     *assigned = assigned.saturating_sub(partitions.len());
-                    pending.retain(|record| {
-                        let of = |(topic, partition): &(String, i32)| {
-                            topic == record.topic() && *partition == record.partition()
-                        };
-                        !partitions.iter().any(of)
-                    });
+                    batch.revoke(partitions);
                 }
             }
             tracing::info!(lane = self.number, ?change, "rebalanced");
             let label = self.number.to_string();
-            self.shared
-                .metrics
-                .partitions
-                .with_label_values(&[label.as_str()])
-                .set(*assigned as i64);
+            let metric = &self.shared.metrics.partitions;
+            metric.with_label_values(&[label.as_str()]).set(*assigned as i64);
         }
-    }
-
-    /// Makes and publishes everything of a batch but its positions, which it gives.
-    #[allow(clippy::too_many_arguments)]
-    fn transform(
-        &self,
-        plans: &Plans,
-        sealing: &Sealing,
-        topics: &Topics,
-        works: &mut HashMap<String, Work>,
-        sink: &mut Sink,
-        auditor: &mut Auditor,
-        pending: &[SourceRecord<'_>],
-        changes: &[Change],
-    ) -> Result<Positions, LaneError> {
-        let shared = Arc::clone(&self.shared);
-        let began = Instant::now();
-        sink.begin()?;
-        for record in pending {
-            if !works.contains_key(record.topic()) {
-                let plan = match plans.of_topic(record.topic()) {
-                    Claim::One(plan) => plan,
-                    // A reload gave the topic up and its last records are still on their way: their offsets are
-                    // not committed.
-                    Claim::None => continue,
-                    Claim::Many => return Err(LaneError::ManyPolicies(record.topic().to_owned())),
-                };
-                let work = Work::new(record.topic(), plan, &shared.gates, topics);
-                works.insert(record.topic().to_owned(), work);
-            }
-            if let Some(work) = works.get_mut(record.topic()) {
-                self.record(work, sealing, topics, sink, record)?;
-            }
-        }
-        let mut positions = Positions::default();
-        let audit = &shared.config.audit.topic;
-        for work in works.values_mut() {
-            let reached = work.account.positions();
-            if reached.0.is_empty() {
-                continue;
-            }
-            work.account.tally = work.rewriter.take_tally();
-            work.account.discovered = work.rewriter.take_discovered();
-            let plan = Arc::clone(work.rewriter.plan());
-            for event in work.account.audit(&plan, auditor) {
-                sink.audit(audit, &event)?;
-            }
-            positions.0.extend(reached.0);
-        }
-        for change in changes {
-            sink.audit(audit, &auditor.changed(change))?;
-        }
-        let time = began.elapsed().as_secs_f64();
-        self.shared.metrics.stages.with_label_values(&["transform"]).observe(time);
-        Ok(positions)
-    }
-
-    /// Publishes what the views get of one record, or its quarantine.
-    fn record(
-        &self,
-        work: &mut Work,
-        sealing: &Sealing,
-        topics: &Topics,
-        sink: &mut Sink,
-        record: &SourceRecord<'_>,
-    ) -> Result<(), LaneError> {
-        let shared = &self.shared;
-        let headers: Vec<(&str, Option<&[u8]>)> = record.headers().collect();
-        let raw = RawRecord { key: record.key(), value: record.value(), headers: &headers };
-        let (partition, offset) = (record.partition(), record.offset());
-        let Work { rewriter, account, gate, targets } = work;
-        self.pass(gate.as_deref(), record.size())?;
-        let plan = Arc::clone(rewriter.plan());
-        let mut panicked = false;
-        // A defect in the rewrite must not cost the partition: the record goes to quarantine.
-        let work = AssertUnwindSafe((&mut *rewriter, &raw));
-        let rewritten = catch_unwind(move || {
-            let work = work;
-            work.0.0.rewrite(work.0.1)
-        });
-        let rewritten = rewritten.unwrap_or_else(|_| {
-            panicked = true;
-            Err(Failure::new(Stage::Transform, Reason::Internal))
-        });
-        let failure = match rewritten {
-            Ok(out) => {
-                let refused = targets.iter().enumerate().find_map(|(view, target)| {
-                    out.records(view).find_map(|sanitized| target.takes.refuses(&sanitized))
-                });
-                if let Some(reason) = refused {
-                    rewriter.discount();
-                    Some(Failure::new(Stage::Publish, reason))
-                } else {
-                    if let Some(observer) = &shared.observer {
-                        observer.published(&raw, &out);
-                    }
-                    for ((view, disposition), target) in
-                        out.dispositions().iter().enumerate().zip(targets.iter())
-                    {
-                        let (mut records, mut bytes) = (0, 0);
-                        for sanitized in out.records(view) {
-                            let size = sanitized.size();
-                            self.pass(target.gate.as_deref(), size)?;
-                            sink.publish(
-                                &target.topic,
-                                &sanitized,
-                                record.timestamp_ms(),
-                                partition,
-                            )?;
-                            records += 1;
-                            bytes += size as u64;
-                        }
-                        account.viewed(view, *disposition, records, bytes);
-                    }
-                    None
-                }
-            }
-            Err(failure) => Some(failure),
-        };
-        if panicked {
-            *rewriter = Rewriter::new(Arc::clone(&plan));
-        }
-        if let Some(failure) = failure {
-            let from = Coordinates { topic: record.topic().to_owned(), partition, offset };
-            tracing::debug!(%from, %failure, "quarantined");
-            let topic = &shared.config.quarantine.topic;
-            let mut sealed =
-                sealing.seal(&raw, record.timestamp_ms(), &from, &failure, &plan.label);
-            if !topics.of(topic).size(sealed.size()) {
-                if shared.config.quarantine.oversize == Oversize::Halt {
-                    return Err(LaneError::Halted(from));
-                }
-                sealed = sealing.account(&raw, &from, &failure, &plan.label);
-            }
-            sink.quarantine(topic, &sealed, record.timestamp_ms())?;
-            if let Some(observer) = &shared.observer {
-                observer.quarantined(&failure);
-            }
-            account.quarantined.push(crate::audit::Quarantined::new(partition, offset, &failure));
-        }
-        account.consumed(partition, offset, record.size(), record.timestamp_ms());
-        Ok(())
-    }
-
-    /// Waits until a limit lets a record through. The batch is small enough for its transaction to stay open
-    /// meanwhile.
-    fn pass(&self, gate: Option<&Gate>, bytes: usize) -> Result<(), LaneError> {
-        let Some(gate) = gate else { return Ok(()) };
-        let mut began = None;
-        let takes: [&dyn Fn() -> Result<(), Duration>; 2] =
-            [&|| gate.record(), &|| gate.bytes(bytes)];
-        for take in takes {
-            while let Err(wait) = take() {
-                began.get_or_insert_with(Instant::now);
-                self.pause(wait)?;
-            }
-        }
-        if let Some(began) = began {
-            let waits = self.shared.metrics.limit_waits.with_label_values(&[gate.name.as_str()]);
-            waits.observe(began.elapsed().as_secs_f64());
-        }
-        Ok(())
     }
 }
 

@@ -1,11 +1,13 @@
 //! The worker: lanes that poll, rewrite, publish and commit; limits, reload and stop around them.
 
 mod account;
+mod batch;
 mod lane;
 mod limit;
 pub mod plans;
 mod run;
 mod topics;
+mod transform;
 mod watch;
 
 pub use lane::{Lane, LaneShared, Observer};

@@ -94,6 +94,23 @@ impl Plans {
         self.plans.iter().flat_map(|(source, _)| source.topics()).collect()
     }
 
+    /// Source topics that policies name, without those that match a pattern.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.plans
+            .iter()
+            .flat_map(|(source, _)| match source {
+                Source::Named(names) => names.as_slice(),
+                Source::Pattern(..) => &[],
+            })
+            .map(String::as_str)
+    }
+
+    /// Whether there is nothing to read: every topic is named, and none of them is there.
+    pub fn all_missing(&self, missing: &[String]) -> bool {
+        let patterns = self.plans.iter().any(|(source, _)| matches!(source, Source::Pattern(..)));
+        !patterns && self.named().all(|topic| missing.iter().any(|one| one == topic))
+    }
+
     /// Whose topic it is.
     pub fn of_topic(&self, topic: &str) -> Claim<'_> {
         let mut claims = self.plans.iter().filter(|(source, _)| source.claims(topic));

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use super::plans::Plans;
 use crate::config::Config;
-use crate::kafka::{Admin, BATCH_FRAME, ClientSettings, TopicSettings};
+use crate::kafka::{Admin, BATCH_FRAME, ClientSettings, KafkaProblem, TopicSettings};
 use crate::rewrite::{Reason, Sanitized};
 
 /// Every topic's settings, as far as they are known.
 pub struct Topics {
     known: BTreeMap<String, TopicSettings>,
+    /// Source topics that a policy names and that are not there.
+    pub missing: Vec<String>,
     /// The largest record of all, in bytes: what the user says, or what the producer takes.
     most: usize,
 }
@@ -29,19 +31,34 @@ impl Topics {
         let views = plans.all().flat_map(|plan| plan.views.iter());
         let mut names: Vec<&str> = views.map(|view| view.topic.as_str()).collect();
         names.extend([config.quarantine.topic.as_str(), config.audit.topic.as_str()]);
+        let nothing =
+            Topics { known: BTreeMap::new(), missing: Vec::new(), most: settings.record_limit() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let known = runtime.ok().filter(|_| !config.embedded).and_then(|runtime| {
-            let admin = Admin::open(settings).ok()?;
-            let asked = runtime.block_on(admin.topic_settings(&names));
-            asked.inspect_err(|error| tracing::info!(%error, "topic settings are not known")).ok()
+        let (Ok(runtime), false) = (runtime, config.embedded) else { return nothing };
+        let asked = runtime.block_on(async {
+            let admin = Admin::open(settings)?;
+            let known = admin.topic_settings(&names).await?;
+            let mut missing = Vec::new();
+            for topic in plans.named() {
+                if admin.is_missing(topic).await? {
+                    missing.push(topic.to_owned());
+                }
+            }
+            Ok::<_, KafkaProblem>((known, missing))
         });
-        let known = known.unwrap_or_default();
+        let (known, missing) = match asked {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::info!(%error, "topic settings are not known");
+                return nothing;
+            }
+        };
         let largest = known.values().map(|topic| topic.largest_record).max();
         let most = match (settings.has_record_limit(), largest) {
             (false, Some(largest)) => largest,
             _ => settings.record_limit(),
         };
-        Topics { known, most }
+        Topics { known, missing, most }
     }
 
     /// The settings of a producer for these topics.

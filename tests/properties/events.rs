@@ -216,7 +216,7 @@ pub fn event() -> impl Strategy<Value = Event> {
     let fields = vec((name(), prop_oneof![5 => leaf(), 1 => tree()]), 1..3);
     let key = prop_oneof![2 => Just(None), 1 => fields.prop_map(Some)];
     let columns = option::of(vec((name(), marker()), 0..3));
-    let ops = select(&["c", "u", "u", "d", "r", "t", "m"][..]);
+    let ops = select(&["c", "u", "u", "d", "r", "m"][..]);
     let envelope = (option::of(image()), ops, vec(leaf(), 4), tree(), columns, any::<bool>());
     (key, image(), envelope, prop_oneof![Just(0), any::<u64>()]).prop_map(
         |(key, image, (before, op, source, extra, schema, in_string), spaces)| Event {

@@ -1,0 +1,292 @@
+//! From raw records to what is published of them: views, quarantine, audit.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::account::TopicAccount;
+use super::batch::coordinates;
+use super::lane::{Lane, LaneError};
+use super::limit::{Gate, Gates};
+use super::plans::{Claim, Plans};
+use super::topics::{Takes, Topics};
+use crate::audit::{Auditor, Change, Mark, Quarantined};
+use crate::config::Oversize;
+use crate::crypto::KeyError;
+use crate::kafka::{Positions, Sink, SourceRecord};
+use crate::policy::{Plan, ViewPlan};
+use crate::quarantine::{Coordinates, Sealing};
+use crate::rewrite::{Failure, RawRecord, Reason, Rewriter, Rewritten, Stage};
+
+/// After so many records the time is looked at.
+const GLANCE: usize = 64;
+
+/// One topic at work in this lane.
+struct Work {
+    rewriter: Rewriter,
+    account: TopicAccount,
+    gate: Option<Arc<Gate>>,
+    targets: Vec<Target>,
+}
+
+/// Where a view goes.
+struct Target {
+    topic: String,
+    takes: Takes,
+    gate: Option<Arc<Gate>>,
+}
+
+impl Work {
+    fn new(topic: &str, plan: &Arc<Plan>, gates: &Gates, topics: &Topics) -> Work {
+        let target = |view: &ViewPlan| Target {
+            topic: view.topic.clone(),
+            takes: topics.of(&view.topic),
+            gate: gates.view(&plan.policy.name, &view.name),
+        };
+        Work {
+            rewriter: Rewriter::new(Arc::clone(plan)),
+            account: TopicAccount::new(topic, plan),
+            gate: gates.source(topic),
+            targets: plan.views.iter().map(target).collect(),
+        }
+    }
+}
+
+/// The plans in force at work, for one session of a lane.
+pub struct Transform<'l> {
+    lane: &'l Lane,
+    plans: Arc<Plans>,
+    sealing: Sealing,
+    topics: Topics,
+    works: HashMap<String, Work>,
+    pub sink: Sink,
+    auditor: Auditor,
+    /// Where the auditor was before the batch.
+    mark: Mark,
+    /// A batch that takes longer, as with a rate limit, is committed in parts.
+    pub budget: Duration,
+}
+
+/// What has been made of the first records of a batch, and waits for the commit.
+pub struct Made {
+    pub positions: Positions,
+    pub records: usize,
+}
+
+impl<'l> Transform<'l> {
+    pub fn new(
+        lane: &'l Lane,
+        plans: Arc<Plans>,
+        topics: Topics,
+        sink: Sink,
+        auditor: Auditor,
+    ) -> Result<Self, KeyError> {
+        Ok(Transform {
+            lane,
+            sealing: Sealing::new(plans.keys.as_ref())?,
+            plans,
+            topics,
+            works: HashMap::new(),
+            sink,
+            mark: auditor.mark(),
+            auditor,
+            budget: Duration::MAX,
+        })
+    }
+
+    /// From now on under other plans; nothing is in the making.
+    pub fn reload(&mut self, plans: Arc<Plans>, topics: Topics) -> Result<(), KeyError> {
+        self.sealing = Sealing::new(plans.keys.as_ref())?;
+        self.works.clear();
+        self.plans = plans;
+        self.topics = topics;
+        Ok(())
+    }
+
+    /// Makes and publishes everything of a batch but its positions, which it gives.
+    pub fn run(
+        &mut self,
+        batch: &[SourceRecord<'_>],
+        refused: Option<&Coordinates>,
+        changes: &[Change],
+    ) -> Result<Made, LaneError> {
+        let began = Instant::now();
+        self.mark = self.auditor.mark();
+        self.sink.begin()?;
+        let mut records = 0;
+        for record in batch {
+            if records % GLANCE == 0 && records > 0 && began.elapsed() > self.budget {
+                break;
+            }
+            self.record(record, refused)?;
+            records += 1;
+        }
+        let mut positions = Positions::default();
+        let audit = &self.lane.shared.config.audit.topic;
+        for work in self.works.values_mut() {
+            let reached = work.account.positions();
+            if reached.0.is_empty() {
+                continue;
+            }
+            work.account.tally = work.rewriter.take_tally();
+            work.account.discovered = work.rewriter.take_discovered();
+            let plan = Arc::clone(work.rewriter.plan());
+            for event in work.account.audit(&plan, &mut self.auditor) {
+                self.sink.audit(audit, &event)?;
+            }
+            positions.0.extend(reached.0);
+        }
+        for change in changes {
+            self.sink.audit(audit, &self.auditor.changed(change))?;
+        }
+        Ok(Made { positions, records })
+    }
+
+    /// What was made is committed.
+    pub fn committed(&mut self) {
+        for work in self.works.values_mut() {
+            work.account.publish(work.rewriter.plan(), &self.lane.shared.metrics);
+            work.account = TopicAccount::new(&work.account.topic, work.rewriter.plan());
+        }
+    }
+
+    /// Takes back what was made, with everything that was derived from it.
+    pub fn abort(&mut self) -> Result<(), LaneError> {
+        self.auditor.rewind(self.mark);
+        self.works.clear();
+        Ok(self.sink.abort()?)
+    }
+
+    /// Publishes what the views get of one record, or its quarantine.
+    fn record(
+        &mut self,
+        record: &SourceRecord<'_>,
+        refused: Option<&Coordinates>,
+    ) -> Result<(), LaneError> {
+        let shared = &self.lane.shared;
+        let topic = record.topic();
+        if !self.works.contains_key(topic) {
+            let plan = match self.plans.of_topic(topic) {
+                Claim::One(plan) => plan,
+                Claim::None => return Err(LaneError::NoPolicy(topic.to_owned())),
+                Claim::Many => return Err(LaneError::ManyPolicies(topic.to_owned())),
+            };
+            let work = Work::new(topic, plan, &shared.gates, &self.topics);
+            shared.metrics.source_missing.with_label_values(&[topic]).set(0);
+            self.works.insert(topic.to_owned(), work);
+        }
+        let Some(Work { rewriter, account, gate, targets }) = self.works.get_mut(topic) else {
+            return Ok(());
+        };
+        pass(self.lane, gate.as_deref(), record.size())?;
+        let headers = record.headers();
+        let raw = RawRecord {
+            key: record.key(),
+            value: record.value(),
+            headers: headers.as_deref().unwrap_or_default(),
+        };
+        let plan = Arc::clone(rewriter.plan());
+        let (partition, offset) = (record.partition(), record.offset());
+        let timestamp = record.timestamp_ms();
+        let refused = refused.is_some_and(|refused| *refused == coordinates(record));
+        let mut defect = false;
+        let rewritten = match (&headers, refused) {
+            (None, _) => Err(Failure::new(Stage::Decode, Reason::HeaderName)),
+            (_, true) => Err(Failure::new(Stage::Publish, Reason::Refused)),
+            _ => guarded(rewriter, &raw, &mut defect),
+        };
+        let failure = match rewritten {
+            Err(failure) => Some(failure),
+            Ok(out) => match refuses(targets, &out) {
+                Some(reason) => {
+                    rewriter.discount();
+                    Some(Failure::new(Stage::Publish, reason))
+                }
+                None => {
+                    if let Some(observer) = &shared.observer {
+                        observer.published(&raw, &out);
+                    }
+                    let fates = out.dispositions().iter().enumerate();
+                    for ((view, disposition), target) in fates.zip(targets.iter()) {
+                        let (mut records, mut bytes) = (0, 0);
+                        for sanitized in out.records(view) {
+                            let size = sanitized.size();
+                            pass(self.lane, target.gate.as_deref(), size)?;
+                            self.sink.publish(&target.topic, &sanitized, timestamp, partition)?;
+                            records += 1;
+                            bytes += size as u64;
+                        }
+                        account.viewed(view, *disposition, records, bytes);
+                    }
+                    None
+                }
+            },
+        };
+        if defect {
+            rewriter.renew();
+        }
+        if let Some(failure) = failure {
+            let from = coordinates(record);
+            tracing::debug!(%from, %failure, "quarantined");
+            let topic = &shared.config.quarantine.topic;
+            let mut sealed = self.sealing.seal(&raw, timestamp, &from, &failure, &plan.label);
+            if !self.topics.of(topic).size(sealed.size()) {
+                if shared.config.quarantine.oversize == Oversize::Halt {
+                    return Err(LaneError::Halted(from));
+                }
+                sealed = self.sealing.account(&raw, &from, &failure, &plan.label);
+            }
+            // A timestamp may be what the broker refuses; it stands inside the ciphertext as well.
+            self.sink.quarantine(topic, &sealed, timestamp.filter(|_| !refused))?;
+            if let Some(observer) = &shared.observer {
+                observer.quarantined(&failure);
+            }
+            account.quarantined.push(Quarantined::new(partition, offset, &failure));
+        }
+        account.consumed(partition, offset, record.size(), timestamp);
+        Ok(())
+    }
+}
+
+/// Rewrites a record. A defect in the rewrite must not cost the partition: the record goes to quarantine.
+fn guarded<'r>(
+    rewriter: &'r mut Rewriter,
+    raw: &RawRecord<'r>,
+    defect: &mut bool,
+) -> Result<Rewritten<'r>, Failure> {
+    let work = AssertUnwindSafe((rewriter, raw));
+    let rewritten = catch_unwind(move || {
+        let AssertUnwindSafe((rewriter, raw)) = { work };
+        rewriter.rewrite(raw)
+    });
+    rewritten.unwrap_or_else(|_| {
+        *defect = true;
+        Err(Failure::new(Stage::Transform, Reason::Internal))
+    })
+}
+
+/// Why one of the topics would not take what its view gets.
+fn refuses(targets: &[Target], out: &Rewritten<'_>) -> Option<Reason> {
+    targets.iter().enumerate().find_map(|(view, target)| {
+        out.records(view).find_map(|sanitized| target.takes.refuses(&sanitized))
+    })
+}
+
+/// Waits until a limit lets a record through.
+fn pass(lane: &Lane, gate: Option<&Gate>, bytes: usize) -> Result<(), LaneError> {
+    let Some(gate) = gate else { return Ok(()) };
+    let mut began = None;
+    let takes: [&dyn Fn() -> Result<(), Duration>; 2] = [&|| gate.record(), &|| gate.bytes(bytes)];
+    for take in takes {
+        while let Err(wait) = take() {
+            began.get_or_insert_with(Instant::now);
+            lane.pause(wait)?;
+        }
+    }
+    if let Some(began) = began {
+        let waits = lane.shared.metrics.limit_waits.with_label_values(&[gate.name.as_str()]);
+        waits.observe(began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
