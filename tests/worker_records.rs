@@ -96,7 +96,8 @@ fn what_cannot_be_sanitized_is_quarantined_listed_shown_and_replayed() {
         for ((name, _), expected) in held[at].headers.iter().zip(names) {
             assert_eq!(name, &format!("veilstream-{expected}"));
         }
-        assert!(held[at].payload.as_ref().unwrap().len() > 100 && held[at].key.is_none());
+        assert!(held[at].payload.as_ref().unwrap().len() > 100);
+        assert_eq!(held[at].key, Some(format!("{raw}/0/{offset}").into_bytes()));
         assert_eq!(held[at].timestamp, 1_700_000_000_123);
     }
     assert_eq!(held[1].headers[6..], [("veilstream-path".into(), Some(b"email".to_vec()))]);
@@ -456,7 +457,8 @@ views:
         assert_eq!(["published", "deleted", "tombstone", "filtered"].map(of), expected, "{view}");
         let size = |message: &support::broker::Message| {
             let headers =
-                message.headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len));
+                // Ten for the framing of each.
+                message.headers.iter().map(|(n, v)| 10 + n.len() + v.as_ref().map_or(0, Vec::len));
             let parts =
                 [&message.key, &message.payload].map(|part| part.as_ref().map_or(0, Vec::len));
             headers.sum::<usize>() + parts.iter().sum::<usize>()
@@ -543,4 +545,67 @@ fn the_lag_is_nothing_once_all_is_consumed_and_after_a_restart_as_well() {
         });
         assert!(worker.stop().success());
     }
+}
+
+#[test]
+fn records_that_the_broker_refuses_are_found_and_quarantined() {
+    let policy = "
+policy: late
+version: 1
+source: { topic: PREFIX.raw, format: json }
+fields: { n: public }
+views: { view: { topic: PREFIX.view, key: drop, default: keep } }
+";
+    const HOUR_MS: i64 = 3_600_000;
+    let settings = [("view", "message.timestamp.before.max.ms", "3600000")];
+    let scene = Scene::new_with(broker(), "late", policy, &[("raw", 1), ("view", 1)], &settings);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_millis() as i64;
+    let values: Vec<String> = (0..200).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+    let late = |n: usize| n == 70 || n == 71 || n == 150;
+    let topic = scene.topic("raw");
+    let records = values.iter().enumerate().map(|(n, value)| {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&topic).payload(value.as_bytes());
+        record.timestamp = Some(if late(n) { now - 2 * HOUR_MS } else { now });
+        record
+    });
+    scene.broker.send(records);
+    let worker = scene.site.start("one");
+    wait_consumed(&worker, 200);
+    let published: Vec<_> = (0..200).filter(|n| !late(*n)).map(|n| json!({ "n": n })).collect();
+    assert_eq!(scene.values("view"), published);
+    let held = scene.consume("quarantine");
+    let offsets: Vec<_> =
+        held.iter().map(|one| header(one, "veilstream-source-offset").unwrap()).collect();
+    assert_eq!(offsets, ["70", "71", "150"]);
+    for one in &held {
+        assert_eq!(header(one, "veilstream-reason").unwrap(), "refused");
+        assert!(one.timestamp > now - HOUR_MS, "the time of writing");
+    }
+    assert_eq!(scene.check_audit("raw"), 200);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_source_that_is_not_there_is_told_and_waited_for() {
+    let policy = "
+policy: absent
+version: 1
+source: { topic: PREFIX.absent, format: json }
+fields: { n: public }
+views: { view: { topic: PREFIX.view, key: drop, default: keep } }
+";
+    let mut scene = Scene::new(broker(), "absent", policy, &[("view", 1)]);
+    scene.site.kafka = "  consumer: { topic.metadata.refresh.interval.ms: '500' }".into();
+    let worker = scene.site.start("one");
+    let missing = || worker.metric("veilstream_source_missing", &scene.topic("absent"));
+    wait_until("the missing topic in the metrics", || missing() == 1.0);
+    assert_eq!(worker.get("/readyz").unwrap().0, 503);
+    scene.broker.create_topic(&scene.topic("absent"), 1);
+    scene.produce("absent", &[(None, r#"{"n":1}"#)]);
+    wait_consumed(&worker, 1);
+    assert_eq!(missing(), 0.0);
+    wait_until("a worker that is ready", || worker.get("/readyz").unwrap().0 == 200);
+    assert_eq!(scene.values("view"), [json!({ "n": 1 })]);
+    assert!(worker.stop().success());
 }

@@ -1,6 +1,6 @@
 //! Topics: which there are, and making those that a demo or a test needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::admin::{
@@ -10,6 +10,8 @@ use rdkafka::admin::{
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{ClientSettings, Logging};
+
+const CALL: Duration = Duration::from_secs(5);
 
 /// A topic to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,16 +44,10 @@ impl Admin {
     ) -> Result<BTreeMap<String, TopicSettings>, KafkaError> {
         let resources: Vec<_> =
             topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
+        let options = AdminOptions::new().request_timeout(Some(CALL));
         let mut settings = BTreeMap::new();
-        for resource in self.0.describe_configs(&resources, &options).await? {
-            let resource = match resource {
-                Ok(resource) => resource,
-                Err(code) => {
-                    tracing::debug!(?code, "a topic's settings are not told");
-                    continue;
-                }
-            };
+        // Of a topic that is not there, rdkafka gives no error but no settings.
+        for resource in self.0.describe_configs(&resources, &options).await?.into_iter().flatten() {
             let of = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
             let largest_record = of("max.message.bytes").map(str::parse);
             let compacted = of("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
@@ -64,11 +60,10 @@ impl Admin {
         Ok(settings)
     }
 
-    /// Whether the broker says that there is no topic of that name.
-    pub async fn is_missing(&self, topic: &str) -> Result<bool, KafkaError> {
-        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(5)));
-        let told = self.0.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await?;
-        Ok(told.iter().any(|one| matches!(one, Err(RDKafkaErrorCode::UnknownTopicOrPartition))))
+    /// All topics that this user may know of. Nothing is asked by name, so no broker makes what is asked for.
+    pub fn names(&self) -> Result<BTreeSet<String>, KafkaError> {
+        let metadata = self.0.inner().fetch_metadata(None, CALL)?;
+        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
     }
 
     /// Makes topics that are not there yet.

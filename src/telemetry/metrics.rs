@@ -62,7 +62,7 @@ impl Metrics {
             )?,
             consumed_bytes: counter(
                 "consumed_bytes_total",
-                "Bytes of their keys and values",
+                "Bytes of their keys, values and headers",
                 &["topic"],
             )?,
             view_records: counter(

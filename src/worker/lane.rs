@@ -340,7 +340,11 @@ impl Lane {
             let metric = &self.shared.metrics.source_missing;
             metric.with_label_values(&[topic]).set(i64::from(missing));
             if missing {
-                tracing::warn!(lane = self.number, topic, "the source topic is not there");
+                tracing::warn!(
+                    lane = self.number,
+                    topic,
+                    "the source topic is not there, or may not be described"
+                );
             }
         }
         plans.all_missing(&topics.missing)

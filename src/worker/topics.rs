@@ -38,12 +38,15 @@ impl Topics {
         let asked = runtime.block_on(async {
             let admin = Admin::open(settings)?;
             let known = admin.topic_settings(&names).await?;
-            let mut missing = Vec::new();
-            for topic in plans.named() {
-                if admin.is_missing(topic).await? {
-                    missing.push(topic.to_owned());
-                }
+            let there = admin.names()?;
+            for topic in names.iter().filter(|topic| !there.contains(**topic)) {
+                tracing::warn!(
+                    topic,
+                    "a topic to publish to is not there, or may not be described"
+                );
             }
+            let missing = plans.named().filter(|topic| !there.contains(*topic));
+            let missing = missing.map(str::to_owned).collect();
             Ok::<_, KafkaProblem>((known, missing))
         });
         let (known, missing) = match asked {
