@@ -9,6 +9,10 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Program, Value};
 /// The variable that stands for the newest image.
 const ROW: &str = "row";
 
+/// Names that stand for types, as in `type(row.age) == int`.
+const TYPES: [&str; 10] =
+    ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
+
 /// CEL's standard library. To declare it costs more than to evaluate: it is declared once.
 static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
@@ -48,7 +52,7 @@ impl Condition {
         let mut reads = BTreeSet::new();
         let mut whole = false;
         walk(program.expression(), &mut reads, &mut bound, &mut whole);
-        foreign.retain(|name| !bound.contains(*name));
+        foreign.retain(|name| !bound.contains(*name) && !TYPES.contains(name));
         if let Some(name) = foreign.first() {
             return Err(format!("`row` as the only variable, not `{name}`"));
         }
