@@ -113,6 +113,9 @@ pub struct Security {
     pub sasl: Option<Sasl>,
     #[serde(default)]
     pub tls: Option<Tls>,
+    /// Any other librdkafka setting that is a secret, such as `sasl.oauthbearer.client.secret`.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, SecretText>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -316,8 +319,9 @@ impl Config {
             words.iter().any(|word| name.contains(word))
         };
         if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
-            let problem =
-                format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
+            let problem = format!(
+                "`{name}` is a secret: give it in `kafka.security.secrets` by file or environment"
+            );
             return invalid("kafka", &problem);
         }
         Ok(config)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -125,7 +126,7 @@ impl Desk {
     fn audit(&self, what: &str, purpose: &str, records: &[&Held]) -> anyhow::Result<()> {
         let actor = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
         let actor = actor.unwrap_or_else(|_| "unknown".into());
-        let mut sink = Sink::open(&self.settings, None, Duration::from_secs(30))?;
+        let mut sink = Sink::open(&self.settings, None, Duration::from_secs(30), Arc::default())?;
         let mut auditor = Auditor::new(format!("cli-{actor}-{:012x}", rand::random::<u64>() >> 16));
         let records = records.iter().map(|held| held.from.to_string()).collect();
         let access = Access { actor, what: what.to_owned(), purpose: purpose.to_owned(), records };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 
 use crate::config::{Config, ConfigError, GroupProtocol};
@@ -25,8 +25,9 @@ impl Connection {
         !self.up.load(Ordering::Relaxed)
     }
 
-    pub(super) fn down(&self, down: bool) {
-        self.up.store(!down, Ordering::Relaxed);
+    /// True where that is news.
+    pub(super) fn down(&self, down: bool) -> bool {
+        self.up.swap(!down, Ordering::Relaxed) == down
     }
 
     /// Records behind the end, by topic and partition, as of the last statistics.
@@ -43,6 +44,16 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         Warning => tracing::warn!(facility, "{message}"),
         Notice | Info => tracing::info!(facility, "{message}"),
         Debug => tracing::debug!(facility, "{message}"),
+    }
+}
+
+/// An error that librdkafka tells by the way. That all brokers are away is told again and again: once will do.
+pub(super) fn told(connection: &Connection, error: &KafkaError, reason: &str) {
+    let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+    if all_down && !connection.down(true) {
+        tracing::debug!(%error, "{reason}");
+    } else {
+        tracing::warn!(%error, "{reason}");
     }
 }
 
@@ -131,6 +142,9 @@ impl ClientSettings {
                     .set("sasl.mechanism", &sasl.mechanism)
                     .set("sasl.username", sasl.username.read(&config.folder)?.expose())
                     .set("sasl.password", sasl.password.read(&config.folder)?.expose());
+            }
+            for (name, secret) in &security.secrets {
+                common.set(name, secret.read(&config.folder)?.expose());
             }
             if let Some(tls) = &security.tls {
                 let files = [

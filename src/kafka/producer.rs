@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 
 use super::client::{self, ClientSettings, Connection};
@@ -17,8 +17,10 @@ use crate::audit::AuditRecord;
 use crate::quarantine::Sealed;
 use crate::rewrite::Sanitized;
 
-/// How long one call to the broker may take before it is tried again.
-const CALL: Duration = Duration::from_secs(10);
+/// How long one call to the broker may take before it is taken up again.
+const CALL: Duration = Duration::from_secs(2);
+/// How long a batch is still waited for once the worker stops.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a batch could not be published.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +37,20 @@ pub enum SinkError {
     /// No retry mends it.
     #[error("kafka settings: {0}")]
     Settings(String),
-    #[error("the broker did not take the batch within {0:?}")]
+    #[error("the broker did not answer within {0:?}")]
     TimedOut(Duration),
 }
 
 struct SinkContext {
     connection: Arc<Connection>,
-    undelivered: AtomicBool,
-    error: Mutex<Option<KafkaError>>,
+    /// The first record of the batch that was not delivered.
+    undelivered: Mutex<Option<KafkaError>>,
+}
+
+impl SinkContext {
+    fn undelivered(&self) -> MutexGuard<'_, Option<KafkaError>> {
+        self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ClientContext for SinkContext {
@@ -51,10 +59,7 @@ impl ClientContext for SinkContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.connection.down(true);
-        }
-        tracing::warn!(%error, "{reason}");
+        client::told(&self.connection, &error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -67,9 +72,7 @@ impl ProducerContext for SinkContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            self.undelivered.store(true, Ordering::Release);
-            let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| error.clone());
+            self.undelivered().get_or_insert_with(|| error.clone());
         }
     }
 }
@@ -83,6 +86,25 @@ pub struct Sink {
     partitions: HashMap<String, i32>,
     /// How long a batch may take to be published.
     patience: Duration,
+    /// The worker stops.
+    stop: Arc<AtomicBool>,
+}
+
+/// Until when something is waited for; once the worker stops, not much longer.
+struct Deadline<'s> {
+    at: Instant,
+    stop: &'s AtomicBool,
+    stopped: Option<Instant>,
+}
+
+impl Deadline<'_> {
+    fn is_over(&mut self) -> bool {
+        if self.stopped.is_none() && self.stop.load(Ordering::Acquire) {
+            self.stopped = Some(Instant::now());
+        }
+        let grace = self.stopped.map(|stopped| stopped + GRACE);
+        Instant::now() > grace.map_or(self.at, |grace| grace.min(self.at))
+    }
 }
 
 impl Sink {
@@ -91,11 +113,11 @@ impl Sink {
         settings: &ClientSettings,
         transactional_id: Option<&str>,
         patience: Duration,
+        stop: Arc<AtomicBool>,
     ) -> Result<Sink, SinkError> {
         let context = SinkContext {
             connection: Arc::clone(&settings.connection),
-            undelivered: AtomicBool::new(false),
-            error: Mutex::default(),
+            undelivered: Mutex::default(),
         };
         let config = settings.producer(transactional_id);
         let producer: BaseProducer<SinkContext> = config
@@ -107,6 +129,7 @@ impl Sink {
             open: false,
             partitions: HashMap::new(),
             patience,
+            stop,
         };
         if sink.transactional {
             sink.retried(|| sink.producer.init_transactions(CALL))?;
@@ -172,21 +195,25 @@ impl Sink {
         record.payload = value;
         record.partition = partition;
         record.timestamp = timestamp_ms;
-        let deadline = Instant::now() + self.patience;
+        let mut deadline = self.deadline();
         loop {
             let (error, back) = match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err(refused) => refused,
             };
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(self.undelivered(error));
+                return Err(self.failed(error));
             }
-            if Instant::now() > deadline {
+            if deadline.is_over() {
                 return Err(SinkError::TimedOut(self.patience));
             }
             record = back;
             self.producer.poll(Duration::from_millis(5));
         }
+    }
+
+    fn deadline(&self) -> Deadline<'_> {
+        Deadline { at: Instant::now() + self.patience, stop: &self.stop, stopped: None }
     }
 
     fn partition_count(&mut self, topic: &str) -> Result<i32, SinkError> {
@@ -223,25 +250,37 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until every record is delivered. `flush` waits in slices of 100 ms; polling does not.
+    /// Waits until every record is delivered, or one is not. `flush` waits in slices of 100 ms; polling does not.
     fn drain(&self) -> Result<(), SinkError> {
-        let deadline = Instant::now() + self.patience;
-        while self.producer.in_flight_count() > 0 {
-            if Instant::now() > deadline {
+        let mut deadline = self.deadline();
+        let context = self.producer.context();
+        while self.producer.in_flight_count() > 0 && context.undelivered().is_none() {
+            if deadline.is_over() {
                 return Err(SinkError::TimedOut(self.patience));
             }
             self.producer.poll(Duration::from_millis(1));
         }
+        let undelivered = context.undelivered().take();
+        undelivered.map_or(Ok(()), |error| Err(self.classified(error)))
+    }
+
+    /// What is behind a record that cannot be sent: when the broker has refused one before it, the transaction
+    /// takes no more, and the one before is what counts.
+    fn failed(&self, error: KafkaError) -> SinkError {
+        let mut deadline = self.deadline();
         let context = self.producer.context();
-        if context.undelivered.swap(false, Ordering::AcqRel) {
-            let error = context.error.lock().unwrap_or_else(PoisonError::into_inner).take();
-            return Err(self.undelivered(error.unwrap_or(KafkaError::Canceled)));
+        while self.producer.in_flight_count() > 0
+            && context.undelivered().is_none()
+            && !deadline.is_over()
+        {
+            self.producer.poll(Duration::from_millis(1));
         }
-        Ok(())
+        let undelivered = context.undelivered().take();
+        self.classified(undelivered.unwrap_or(error))
     }
 
     /// What it means that a record was not delivered.
-    fn undelivered(&self, error: KafkaError) -> SinkError {
+    fn classified(&self, error: KafkaError) -> SinkError {
         use RDKafkaErrorCode::*;
         if self.producer.client().fatal_error().is_some() {
             return SinkError::Failed(error);
@@ -263,19 +302,22 @@ impl Sink {
         if !std::mem::take(&mut self.open) {
             return Ok(());
         }
+        // Delivery reports come only while somebody polls: without them the abort waits for its whole time.
+        self.producer.purge(PurgeConfig::default().queue());
+        let mut deadline = self.deadline();
+        while self.producer.in_flight_count() > 0 && !deadline.is_over() {
+            self.producer.poll(Duration::from_millis(5));
+        }
         if self.transactional {
             self.retried(|| self.producer.abort_transaction(CALL))?;
-        } else {
-            self.producer.purge(rdkafka::producer::PurgeConfig::default().queue());
-            let _ = self.producer.flush(CALL);
         }
-        self.producer.context().undelivered.store(false, Ordering::Release);
+        self.producer.context().undelivered().take();
         Ok(())
     }
 
     /// Calls the broker again while it says that it may help.
     fn retried(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), SinkError> {
-        let deadline = Instant::now() + self.patience;
+        let mut deadline = self.deadline();
         loop {
             let error = match call() {
                 Ok(()) => return Ok(()),
@@ -288,7 +330,7 @@ impl Sink {
                 }
                 _ => return Err(SinkError::Failed(error)),
             }
-            if Instant::now() > deadline {
+            if deadline.is_over() {
                 return Err(SinkError::TimedOut(self.patience));
             }
             self.producer.poll(Duration::from_millis(100));

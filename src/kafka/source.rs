@@ -48,10 +48,7 @@ impl ClientContext for SourceContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.connection.down(true);
-        }
-        tracing::warn!(%error, "{reason}");
+        client::told(&self.connection, &error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {

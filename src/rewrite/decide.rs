@@ -6,11 +6,13 @@ use super::sanitized::{Disposition, Filtered};
 use super::walk::{Captured, Image};
 use super::{KeyRule, Rewriter};
 use crate::event::debezium::{Operation, UNAVAILABLE};
-use crate::policy::{Unclassified, Verdict};
+use crate::policy::{Format, Unclassified, Verdict};
 
-/// Whether Debezium left the value out.
+/// Whether Debezium left the value out: a text, or a list of texts.
 fn is_left_out(captured: &Captured) -> bool {
-    captured.text == UNAVAILABLE
+    let text = captured.text.as_str();
+    let listed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    listed.unwrap_or(text).trim() == UNAVAILABLE
 }
 
 /// What a field was before the change, where that is told, and once.
@@ -36,7 +38,12 @@ impl Rewriter {
             let name = self.plan.captures.get(one.capture)?.as_str();
             let read = condition.reads().iter().any(|read| read == name);
             // What was left out because it did not change is in the image before, if anywhere.
-            let text = if is_left_out(one) { before(captured, one.capture)? } else { &one.text };
+            let debezium = self.plan.policy.format == Format::Debezium;
+            let text = if debezium && is_left_out(one) {
+                before(captured, one.capture)?
+            } else {
+                &one.text
+            };
             read.then_some((name, text))
         });
         let verdict = condition.holds(fields);

@@ -45,6 +45,7 @@ impl<'s> Batch<'s> {
         self.records.retain(|record| !gone(record));
         self.bytes = self.records.iter().map(SourceRecord::size).sum();
         self.refused = None;
+        self.most = self.most.filter(|_| !self.is_empty());
     }
 
     /// What the next transaction takes.

@@ -40,7 +40,7 @@ pub struct LaneShared {
     plans: Mutex<Arc<Plans>>,
     /// Counts reloads, so that a lane sees one without taking the lock.
     version: AtomicU64,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     /// Changes that the next transaction of the first lane will tell.
     changes: Mutex<Vec<Change>>,
     /// Called with each record and what the first views got: the demo's samples. None otherwise.
@@ -71,7 +71,7 @@ impl LaneShared {
             health,
             plans: Mutex::new(Arc::new(plans)),
             version: AtomicU64::new(1),
-            stop: AtomicBool::new(false),
+            stop: Arc::default(),
             changes: Mutex::default(),
             observer: None,
         }
@@ -229,7 +229,8 @@ impl Lane {
         let topics = Topics::ask(&self.settings, &shared.config, &plans);
         let settings = topics.fit(self.settings.clone());
         let patience = Duration::from_millis(u64::from(settings.transaction_timeout_ms()));
-        let sink = Sink::open(&settings, self.transactional_id.as_deref(), patience)?;
+        let stop = Arc::clone(&shared.stop);
+        let sink = Sink::open(&settings, self.transactional_id.as_deref(), patience, stop)?;
         let mut subscription: Vec<String> = owned(&plans.subscription());
         let source = Source::open(&settings, self.protocol, &plans.subscription())?;
         // Its numbers begin anew with each session: whether the last commit of the one before came through is
@@ -242,6 +243,8 @@ impl Lane {
         let mut batch = Batch::default();
         let mut assigned = 0_usize;
         let mut aborts = 0_u32;
+        // Partitions are held while a batch is tried again.
+        let mut held = false;
         let label = self.number.to_string();
         let ended = |outcome| shared.metrics.transactions.with_label_values(&[outcome]).inc();
         while !shared.stopping() {
@@ -263,6 +266,11 @@ impl Lane {
 
             let began = Instant::now();
             self.gather(&source, &mut batch, &mut assigned)?;
+            if held && batch.is_empty() {
+                // Committed, or all of it went to somebody else.
+                source.release()?;
+                (held, aborts) = (false, 0);
+            }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
@@ -297,36 +305,28 @@ impl Lane {
                     ended("committed");
                     transform.committed();
                     batch.done(records);
-                    if batch.is_empty() {
-                        source.release()?;
-                    }
                 }
                 Err(error) => {
                     ended("aborted");
-                    locked(&shared.changes).extend(changes);
+                    locked(&shared.changes).splice(0..0, changes);
+                    let records = batch.len();
+                    tracing::info!(lane = self.number, records, "aborting: {error}");
                     transform.abort()?;
                     // The records are still in hand. Before they are tried again, the next gathering drops
                     // those of partitions that went to somebody else.
-                    source.hold()?;
-                    let records = batch.len();
                     match error {
-                        LaneError::Sink(SinkError::Refused(cause)) if batch.narrow() => {
-                            tracing::info!(lane = self.number, records, "refused: {cause}");
-                        }
-                        LaneError::Sink(SinkError::Aborted(cause) | SinkError::Refused(cause)) => {
+                        LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {}
+                        LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_)) => {
                             let pause = backoff(aborts);
                             aborts += 1;
                             let pause_ms = pause.as_millis() as u64;
-                            tracing::warn!(
-                                lane = self.number,
-                                records,
-                                pause_ms,
-                                "aborted: {cause}"
-                            );
+                            tracing::warn!(lane = self.number, records, pause_ms, "trying again");
                             self.pause(pause)?;
                         }
                         other => return Err(other),
                     }
+                    source.hold()?;
+                    held = true;
                 }
             }
         }
