@@ -48,7 +48,7 @@ pub struct ViewCounts {
     pub deleted: u64,
     /// Tombstones passed on, and those of rows that left.
     pub tombstones: u64,
-    /// Events not published, by `where` or because they are messages of no row.
+    /// Events not published: by `where`, messages of no row, tombstones where the view has no keys.
     pub filtered: u64,
     pub condition_errors: u64,
 }

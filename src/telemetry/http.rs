@@ -83,7 +83,7 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: a lane starts, waits for the broker, or stops\n",
+            "not ready: a lane starts, waits for the broker or a topic, tries again, or stops\n",
         )
     }
 }
