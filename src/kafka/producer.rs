@@ -195,7 +195,7 @@ impl Sink {
         record.payload = value;
         record.partition = partition;
         record.timestamp = timestamp_ms;
-        let mut deadline = self.deadline();
+        let mut deadline = None;
         loop {
             let (error, back) = match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -204,7 +204,7 @@ impl Sink {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(self.failed(error));
             }
-            if deadline.is_over() {
+            if deadline.get_or_insert_with(|| self.deadline()).is_over() {
                 return Err(SinkError::TimedOut(self.patience));
             }
             record = back;

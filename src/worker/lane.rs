@@ -21,6 +21,8 @@ use crate::quarantine::Coordinates;
 use crate::rewrite::{Failure, RawRecord};
 use crate::telemetry::{Health, Metrics};
 
+/// After so many records the time is looked at.
+const GLANCE: u32 = 64;
 /// How long a lane without work waits before it looks at reloads and stops.
 const IDLE: Duration = Duration::from_millis(100);
 /// A producer without a stable name leaves its transaction to the broker's clock: it is short.
@@ -359,18 +361,28 @@ impl Lane {
     ) -> Result<(), LaneError> {
         let bounds = self.shared.config.effective_batch();
         let mut deadline = Instant::now() + IDLE;
-        if !batch.is_empty() {
-            deadline = Instant::now();
-        }
+        let mut wait = if batch.is_empty() { IDLE } else { Duration::ZERO };
+        let mut polled = 0_u32;
         loop {
-            let polled = source.poll(deadline.saturating_duration_since(Instant::now()))?;
+            let record = source.poll(wait)?;
             self.rebalanced(source, batch, assigned);
-            let Some(record) = polled else { return Ok(()) };
+            let Some(record) = record else {
+                // Nothing is there just now. The clock is asked seldom: it costs as much as a short field.
+                let left = deadline.saturating_duration_since(Instant::now());
+                if !wait.is_zero() || left.is_zero() || polled == 0 {
+                    return Ok(());
+                }
+                wait = left;
+                continue;
+            };
             if batch.is_empty() {
                 deadline = Instant::now() + Duration::from_millis(bounds.time_ms);
             }
             batch.push(record);
-            if batch.is_full(bounds) || Instant::now() >= deadline || self.shared.stopping() {
+            wait = Duration::ZERO;
+            polled = polled.wrapping_add(1);
+            let over = polled.is_multiple_of(GLANCE) && Instant::now() >= deadline;
+            if over || batch.is_full(bounds) || self.shared.stopping() {
                 return Ok(());
             }
         }
