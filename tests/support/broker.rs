@@ -102,6 +102,21 @@ impl Broker {
         self.start_again();
     }
 
+    /// Restarts the broker with one more listener, `NAME://HOST:PORT`, and the settings that it needs.
+    pub fn restart_with_listener(&self, listener: &str, properties: &[&str]) {
+        let Some(dir) = &self.dir else { return };
+        let ports = fs::read_to_string(dir.join("ports")).unwrap();
+        let (_, controller) = ports.trim().split_once(' ').unwrap();
+        let client = format!("CLIENT://{}", self.bootstrap);
+        let mut all = vec![
+            format!("listeners={client},CONTROLLER://127.0.0.1:{controller},{listener}"),
+            format!("advertised.listeners={client},{listener}"),
+        ];
+        all.extend(properties.iter().map(|property| (*property).to_owned()));
+        self.stop();
+        assert_eq!(start_script(dir, &all), self.bootstrap, "a restart keeps the address");
+    }
+
     /// Stops the broker in order: SIGTERM.
     pub fn stop(&self) {
         if let Some(dir) = &self.dir {

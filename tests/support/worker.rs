@@ -11,7 +11,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_veilstream");
 /// A folder with keys, policies and a configuration, which workers share.
 pub struct Site {
     pub folder: tempfile::TempDir,
-    bootstrap: String,
+    pub bootstrap: String,
     group: String,
     /// Lines of the `kafka` section.
     pub kafka: String,
