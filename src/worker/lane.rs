@@ -16,7 +16,9 @@ use super::transform::Transform;
 use crate::audit::{Auditor, Change};
 use crate::config::{Config, Delivery, GroupProtocol};
 use crate::crypto::KeyError;
-use crate::kafka::{ClientSettings, Rebalanced, Sink, SinkError, Source, SourceError};
+use crate::kafka::{
+    ClientSettings, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
+};
 use crate::quarantine::Coordinates;
 use crate::rewrite::{Failure, RawRecord};
 use crate::telemetry::{Health, Metrics};
@@ -356,7 +358,7 @@ impl Lane {
     fn gather<'s>(
         &self,
         source: &'s Source,
-        batch: &mut Batch<'s>,
+        batch: &mut Batch<SourceRecord<'s>>,
         assigned: &mut usize,
     ) -> Result<(), LaneError> {
         let bounds = self.shared.config.effective_batch();
@@ -389,7 +391,12 @@ impl Lane {
     }
 
     /// Drops what was revoked; nothing has been made of it yet.
-    fn rebalanced(&self, source: &Source, batch: &mut Batch<'_>, assigned: &mut usize) {
+    fn rebalanced(
+        &self,
+        source: &Source,
+        batch: &mut Batch<SourceRecord<'_>>,
+        assigned: &mut usize,
+    ) {
         for change in source.rebalances() {
             match &change {
                 Rebalanced::Assigned(partitions) => *assigned += partitions.len(),
