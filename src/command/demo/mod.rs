@@ -83,6 +83,7 @@ impl Demo {
             self.rate
         );
         say!("  policy      config/policies/crm-customers.yaml: views `analytics` and `fraud`");
+        say!("  samples     green: as it came; yellow: treated; —: not in the view");
         let screen = Screen::new();
         let settings = ClientSettings::new(&config)?;
         let stop = Arc::new(AtomicBool::new(false));
