@@ -41,7 +41,7 @@ impl Edge {
 /// A situation on the way through a row.
 #[derive(Default)]
 pub struct State {
-    /// Known names, as indexes into [`Plan::edges`].
+    /// Known names, as indexes into the edges of the plan.
     pub names: FxHashMap<Box<str>, u32>,
     pub other: Option<StateId>,
     pub element: Option<StateId>,
