@@ -319,9 +319,8 @@ impl Config {
             words.iter().any(|word| name.contains(word))
         };
         if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
-            let problem = format!(
-                "`{name}` is a secret: give it in `kafka.security.secrets` by file or environment"
-            );
+            let problem =
+                format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
             return invalid("kafka", &problem);
         }
         Ok(config)
