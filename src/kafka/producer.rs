@@ -45,9 +45,17 @@ struct SinkContext {
     connection: Arc<Connection>,
     /// The first record of the batch that was not delivered.
     undelivered: Mutex<Option<KafkaError>>,
+    /// The statistics say that the transaction can only be aborted. Then librdkafka purges what is queued, but what was
+    /// in flight to a broker that is gone is queued again, and would wait for the end of its time.
+    doomed: AtomicBool,
 }
 
 impl SinkContext {
+    /// Nothing more of this transaction will be delivered.
+    fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
     fn undelivered(&self) -> MutexGuard<'_, Option<KafkaError>> {
         self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,6 +72,9 @@ impl ClientContext for SinkContext {
 
     fn stats(&self, statistics: Statistics) {
         client::broker_state(&self.connection, &statistics);
+        if statistics.eos.is_some_and(|eos| eos.txn_state == "AbortableError") {
+            self.doomed.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -118,6 +129,7 @@ impl Sink {
         let context = SinkContext {
             connection: Arc::clone(&settings.connection),
             undelivered: Mutex::default(),
+            doomed: AtomicBool::new(false),
         };
         let config = settings.producer(transactional_id);
         let producer: BaseProducer<SinkContext> = config
@@ -250,32 +262,38 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until every record is delivered, or one is not. `flush` waits in slices of 100 ms; polling does not.
+    /// Waits until every record is delivered, or one is not: then that is the error. Where the transaction is doomed
+    /// the next call will say why.
     fn drain(&self) -> Result<(), SinkError> {
+        if !self.settle() {
+            return Err(SinkError::TimedOut(self.patience));
+        }
+        let undelivered = self.producer.context().undelivered().take();
+        undelivered.map_or(Ok(()), |error| Err(self.classified(error)))
+    }
+
+    /// Waits until nothing more can come of what was sent; false where that takes too long. `flush` waits in slices
+    /// of 100 ms; polling does not.
+    fn settle(&self) -> bool {
         let mut deadline = self.deadline();
         let context = self.producer.context();
-        while self.producer.in_flight_count() > 0 && context.undelivered().is_none() {
+        while self.producer.in_flight_count() > 0
+            && context.undelivered().is_none()
+            && !context.is_doomed()
+        {
             if deadline.is_over() {
-                return Err(SinkError::TimedOut(self.patience));
+                return false;
             }
             self.producer.poll(Duration::from_millis(1));
         }
-        let undelivered = context.undelivered().take();
-        undelivered.map_or(Ok(()), |error| Err(self.classified(error)))
+        true
     }
 
     /// What is behind a record that cannot be sent: when the broker has refused one before it, the transaction
     /// takes no more, and the one before is what counts.
     fn failed(&self, error: KafkaError) -> SinkError {
-        let mut deadline = self.deadline();
-        let context = self.producer.context();
-        while self.producer.in_flight_count() > 0
-            && context.undelivered().is_none()
-            && !deadline.is_over()
-        {
-            self.producer.poll(Duration::from_millis(1));
-        }
-        let undelivered = context.undelivered().take();
+        self.settle();
+        let undelivered = self.producer.context().undelivered().take();
         self.classified(undelivered.unwrap_or(error))
     }
 
@@ -302,16 +320,20 @@ impl Sink {
         if !std::mem::take(&mut self.open) {
             return Ok(());
         }
-        // Delivery reports come only while somebody polls: without them the abort waits for its whole time.
-        self.producer.purge(PurgeConfig::default().queue());
+        // Delivery reports come only while somebody polls: without them the abort waits for its whole time. What was in
+        // flight may be queued again meanwhile.
         let mut deadline = self.deadline();
         while self.producer.in_flight_count() > 0 && !deadline.is_over() {
+            self.producer.purge(PurgeConfig::default().queue());
             self.producer.poll(Duration::from_millis(5));
         }
         if self.transactional {
             self.retried(|| self.producer.abort_transaction(CALL))?;
         }
+        // Statistics of before may still wait to be told.
+        self.producer.poll(Duration::ZERO);
         self.producer.context().undelivered().take();
+        self.producer.context().doomed.store(false, Ordering::Release);
         Ok(())
     }
 
