@@ -2,6 +2,8 @@
 //!
 //! It accepts exactly RFC 8259 with paired surrogates and a bounded depth, and copies nothing.
 
+use super::block::Block;
+use super::probe::Probe;
 use super::value::{Kind, Value};
 
 /// What a scanner refuses beyond the grammar.
@@ -31,14 +33,20 @@ type Result<T> = std::result::Result<T, SyntaxError>;
 /// A position in a text and the steps over it. Every step first passes white space.
 pub struct Scanner<'a> {
     text: &'a str,
-    bytes: &'a [u8],
     at: usize,
+    /// The part of the text that was classified last: where strings and digits end is read from there.
+    block: Block,
     bounds: Bounds,
 }
 
 impl<'a> Scanner<'a> {
     pub fn new(text: &'a str, bounds: Bounds) -> Self {
-        Scanner { text, bytes: text.as_bytes(), at: 0, bounds }
+        Scanner { text, at: 0, block: Block::of(text.as_bytes(), 0), bounds }
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &'a [u8] {
+        self.text.as_bytes()
     }
 
     /// The byte offset of what comes next.
@@ -75,10 +83,15 @@ impl<'a> Scanner<'a> {
         self.text.get(self.at..).unwrap_or_default()
     }
 
-    #[inline]
+    #[inline(always)]
     fn current(&self) -> u8 {
+        self.byte(self.at)
+    }
+
+    #[inline(always)]
+    pub fn byte(&self, at: usize) -> u8 {
         // 0 is no JSON token, so the end reads as something invalid.
-        self.bytes.get(self.at).copied().unwrap_or(0)
+        self.bytes().get(at).copied().unwrap_or(0)
     }
 
     /// The next significant byte, not consumed; 0 at the end.
@@ -111,18 +124,105 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// Consumes `wanted` if exactly that comes next.
-    #[inline]
-    pub fn accept_text(&mut self, wanted: &[u8]) -> bool {
-        let found = self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(wanted));
-        self.at += if found { wanted.len() } else { 0 };
+    /// Consumes a member's beginning if exactly that comes next.
+    #[inline(always)]
+    pub fn accept_probe(&mut self, probe: &Probe) -> bool {
+        let found = probe.begins(self.bytes().get(self.at..).unwrap_or_default());
+        self.at += if found { probe.length() } else { 0 };
         found
+    }
+
+    /// Where a member ends that is as expected: `probe` and a scalar, without white space. It is not passed.
+    #[inline(always)]
+    pub fn usual_end(&mut self, at: usize, probe: &Probe) -> Option<usize> {
+        if !probe.begins(self.bytes().get(at..)?) {
+            return None;
+        }
+        let at = at + probe.length();
+        match self.byte(at) {
+            b'"' => {
+                let end = self.plain_end(at + 1);
+                if self.byte(end) == b'"' { Some(end + 1) } else { self.escaped_end(end) }
+            }
+            b'-' | b'0'..=b'9' => self.number_end(at).ok(),
+            b't' => self.literal_end(at, b"true"),
+            b'f' => self.literal_end(at, b"false"),
+            b'n' => self.literal_end(at, b"null"),
+            _ => None,
+        }
+    }
+
+    /// The part of the text that `at` is in, classified, and the place in it.
+    #[inline(always)]
+    fn block(&mut self, at: usize) -> (&Block, usize) {
+        if !self.block.holds(at) {
+            self.block.load(self.text.as_bytes(), at);
+        }
+        (&self.block, at % Block::LENGTH)
+    }
+
+    /// Behind what stands in a string as it is.
+    #[inline(always)]
+    fn plain_end(&mut self, mut at: usize) -> usize {
+        loop {
+            let (block, inside) = self.block(at);
+            let length = block.plain(inside);
+            at += length;
+            if inside + length < Block::LENGTH {
+                return at;
+            }
+        }
+    }
+
+    /// Behind the digits; an error where there are none.
+    #[inline(always)]
+    fn digits_end(&mut self, start: usize) -> std::result::Result<usize, usize> {
+        let mut at = start;
+        loop {
+            let (block, inside) = self.block(at);
+            let length = block.digits(inside);
+            at += length;
+            if inside + length < Block::LENGTH {
+                return if at == start { Err(at) } else { Ok(at) };
+            }
+        }
+    }
+
+    /// Behind the number, or where it is none.
+    #[inline(always)]
+    fn number_end(&mut self, mut at: usize) -> std::result::Result<usize, usize> {
+        at += usize::from(self.byte(at) == b'-');
+        at = if self.byte(at) == b'0' { at + 1 } else { self.digits_end(at)? };
+        if self.byte(at) == b'.' {
+            at = self.digits_end(at + 1)?;
+        }
+        if matches!(self.byte(at), b'e' | b'E') {
+            at += 1;
+            at += usize::from(matches!(self.byte(at), b'+' | b'-'));
+            at = self.digits_end(at)?;
+        }
+        Ok(at)
+    }
+
+    /// The end of a string that has an escape at `at`.
+    #[cold]
+    fn escaped_end(&mut self, at: usize) -> Option<usize> {
+        let back = std::mem::replace(&mut self.at, at);
+        let end = self.string_tail().map(|_| self.at);
+        self.at = back;
+        end.ok()
+    }
+
+    #[inline(always)]
+    fn literal_end(&self, at: usize, word: &[u8]) -> Option<usize> {
+        let end = at + word.len();
+        (self.bytes().get(at..end)? == word).then_some(end)
     }
 
     /// Only white space may be left.
     pub fn end(&mut self) -> Result<()> {
         self.peek();
-        if self.at == self.bytes.len() { Ok(()) } else { self.invalid() }
+        if self.at == self.bytes().len() { Ok(()) } else { self.invalid() }
     }
 
     /// A member's name: the raw text between its quotes, and whether it has escapes.
@@ -137,7 +237,14 @@ impl<'a> Scanner<'a> {
     /// The kind of the value that comes next, judged by its first byte.
     #[inline]
     pub fn kind(&mut self) -> Result<Kind> {
-        Ok(match self.peek() {
+        self.peek();
+        self.kind_at(self.at)
+    }
+
+    /// The kind of the value that begins at `at`.
+    #[inline]
+    pub fn kind_at(&self, at: usize) -> Result<Kind> {
+        Ok(match self.byte(at) {
             b'"' => Kind::String,
             b'{' => Kind::Object,
             b'[' => Kind::Array,
@@ -205,45 +312,20 @@ impl<'a> Scanner<'a> {
 
     #[inline]
     fn literal(&mut self, word: &[u8]) -> Result<()> {
-        if self.bytes.get(self.at..self.at + word.len()) == Some(word) {
-            self.at += word.len();
-            Ok(())
-        } else {
-            self.invalid()
+        match self.literal_end(self.at, word) {
+            Some(end) => {
+                self.at = end;
+                Ok(())
+            }
+            None => self.invalid(),
         }
-    }
-
-    #[inline]
-    fn digits(&mut self) -> Result<()> {
-        let start = self.at;
-        while self.current().is_ascii_digit() {
-            self.at += 1;
-        }
-        if self.at == start { self.invalid() } else { Ok(()) }
     }
 
     #[inline]
     fn number(&mut self) -> Result<()> {
-        if self.current() == b'-' {
-            self.at += 1;
-        }
-        if self.current() == b'0' {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.current() == b'.' {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.current(), b'e' | b'E') {
-            self.at += 1;
-            if matches!(self.current(), b'+' | b'-') {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(())
+        let end = self.number_end(self.at);
+        self.at = end.unwrap_or_else(|at| at);
+        end.map(drop).map_err(SyntaxError::Invalid)
     }
 
     /// From behind the opening quote to behind the closing one; true where there were escapes.
@@ -251,7 +333,7 @@ impl<'a> Scanner<'a> {
     fn string_tail(&mut self) -> Result<bool> {
         let mut escaped = false;
         loop {
-            self.at += plain_length(self.bytes.get(self.at..).unwrap_or_default());
+            self.at = self.plain_end(self.at);
             match self.current() {
                 b'"' => {
                     self.at += 1;
@@ -292,7 +374,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn hex4(&mut self) -> Result<u32> {
-        let digits = self.bytes.get(self.at..self.at + 4).unwrap_or_default();
+        let digits = self.bytes().get(self.at..self.at + 4).unwrap_or_default();
         match hex(digits) {
             Some(code) => {
                 self.at += 4;

@@ -65,16 +65,22 @@ impl<'a> Value<'a> {
     where
         'a: 'b,
     {
-        if self.kind != Kind::String {
-            return self.text;
-        }
-        let inner = self.text.get(1..self.text.len() - 1).unwrap_or_default();
-        if !inner.as_bytes().contains(&b'\\') {
-            return inner;
+        let raw = self.raw();
+        if self.kind != Kind::String || !raw.as_bytes().contains(&b'\\') {
+            return raw;
         }
         scratch.clear();
-        unescape_into(inner, scratch);
+        unescape_into(raw, scratch);
         scratch
+    }
+
+    /// A string without its quotes, as it stands in the text; anything else as its text.
+    #[inline]
+    pub fn raw(&self) -> &'a str {
+        match self.kind {
+            Kind::String => self.text.get(1..self.text.len() - 1).unwrap_or_default(),
+            _ => self.text,
+        }
     }
 }
 

@@ -5,7 +5,13 @@ use super::scan::plain_length;
 /// Appends `text` as a JSON string, quoted and escaped.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let mut rest = text.as_bytes();
+    write_escaped(out, text.as_bytes());
+    out.push(b'"');
+}
+
+/// Appends what stands between the quotes of a JSON string that means `text`, which is UTF-8 or a part of it.
+pub fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
     while let Some((plain, tail)) = rest.split_at_checked(plain_length(rest)) {
         out.extend_from_slice(plain);
         let Some((&byte, tail)) = tail.split_first() else { break };
@@ -24,7 +30,6 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
             }
         }
     }
-    out.push(b'"');
 }
 
 #[cfg(test)]

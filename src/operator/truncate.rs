@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
-use super::{Operator, Refusal, Scratch, Treatment, characters, text};
+use super::text::Text;
+use super::{Operator, Refusal, Scratch, Treatment, characters};
 use crate::json::{Value, write_string};
 
 pub const SPEC: Spec = Spec {
@@ -53,7 +54,7 @@ impl Operator for Truncate {
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let whole = characters(value, &mut scratch.text)?;
-        write_string(out, text::split(whole, self.0).0);
+        write_string(out, Text::new(whole).split(self.0).0.whole);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use super::model::Policy;
 use super::path::Segment;
 use super::plan::{Edge, LeafId, PlanError, Role, State, StateId};
 use crate::event::debezium;
+use crate::json::Probe;
 
 /// Patterns whose combinations pass this number are a mistake, not a policy.
 pub(super) const MOST_STATES: usize = 20_000;
@@ -109,7 +110,7 @@ impl Automaton {
 
     fn add_edge(&mut self, state: &mut State, name: &str, to: StateId) {
         state.names.insert(name.into(), self.edges.len() as u32);
-        self.edges.push(Edge::new(name, to));
+        self.edges.push(Edge { probe: Probe::new(name), to, usual: false, passes: 0, leaf: None });
     }
 
     fn add_state(&mut self, state: State) -> StateId {

@@ -12,6 +12,7 @@ use super::parse::chosen_for;
 use crate::crypto::mac::Digester;
 use crate::crypto::{KeyError, KeyId, KeySource, Purpose};
 use crate::event::debezium::Part;
+use crate::json::Probe;
 use crate::operator::{Operator, Site, Takes, Tokenizer, Treatment};
 
 /// The state of everything unclassified.
@@ -25,17 +26,14 @@ pub struct LeafId(pub u32);
 
 /// A name that a state knows, and where it leads.
 pub struct Edge {
-    /// The member's beginning as most writers write it, `"NAME":`; empty where the name has to be escaped.
-    pub probe: Box<[u8]>,
+    /// None where the name has to be escaped.
+    pub probe: Option<Probe>,
     pub to: StateId,
-}
-
-impl Edge {
-    pub(super) fn new(name: &str, to: StateId) -> Edge {
-        let plain = |character: char| !character.is_control() && !matches!(character, '"' | '\\');
-        let probe = if name.chars().all(plain) { format!("\"{name}\":") } else { String::new() };
-        Edge { probe: probe.into_bytes().into(), to }
-    }
+    /// Nobody but the leaf's actions has to do with a scalar behind it.
+    pub usual: bool,
+    /// The views that keep a scalar behind it, and how it is classified.
+    pub passes: u64,
+    pub leaf: Option<LeafId>,
 }
 
 /// A situation on the way through a row.
@@ -115,6 +113,9 @@ pub struct Apply {
     pub operator: Arc<dyn Operator>,
     /// The index into [`Plan::keys`].
     pub key: Option<usize>,
+    /// Which of the plan's memos the operator has, where its result is worth remembering: the record key and both
+    /// images of a change mostly have the same value.
+    pub memo: Option<usize>,
 }
 
 /// What the rewrite has to know of a view.
@@ -170,6 +171,8 @@ pub struct Plan {
     pub(crate) edges: Vec<Edge>,
     states: Vec<State>,
     leaves: Vec<Leaf>,
+    /// How many operators have a memo.
+    memos: usize,
 }
 
 impl Plan {
@@ -198,6 +201,7 @@ impl Plan {
             edges: automaton.edges,
             states: automaton.states,
             leaves: Vec::new(),
+            memos: 0,
             policy: Arc::clone(&policy),
         };
         for view in &policy.views {
@@ -238,6 +242,10 @@ impl Plan {
 
     pub fn states(&self) -> usize {
         self.states.len()
+    }
+
+    pub fn memos(&self) -> usize {
+        self.memos
     }
 
     /// The bits of all views.
@@ -316,11 +324,15 @@ impl Plan {
                     let site = Site { path: &place, domain: &domain };
                     let Some(bound) = chosen.treatment.bind(site, keys)? else { continue };
                     let key = bound.key.map(|key| self.key_index(key.id, key.version));
+                    // A keyed digest costs more than to remember it.
+                    let memo = (key.is_some() && chosen.spec.deterministic).then_some(self.memos);
+                    self.memos += usize::from(memo.is_some());
                     let apply = || Apply {
                         view: at,
                         takes: chosen.spec.takes,
                         operator: Arc::clone(&bound.operator),
                         key,
+                        memo,
                     };
                     leaf.values.apply.push(apply());
                     leaf.values.applied |= bit;
@@ -418,7 +430,15 @@ impl Plan {
             });
             match leaking.and_then(|at| self.states.get_mut(at)) {
                 Some(state) => state.keeps_all = false,
-                None => return,
+                None => break,
+            }
+        }
+        for edge in &mut self.edges {
+            if let Some(to) = self.states.get(edge.to.0 as usize) {
+                let positional = to.role == Role::Positional;
+                edge.usual = positional || to.leaf.is_some() && to.capture.is_none();
+                edge.passes = if positional { all } else { to.passes };
+                edge.leaf = to.leaf;
             }
         }
     }

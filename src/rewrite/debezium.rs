@@ -97,6 +97,7 @@ pub fn envelope(
 }
 
 /// The part that `spot` is; an error where it stands for the second time.
+#[inline(always)]
 fn once(walk: &Walk<'_>, spot: &Spot, found: &mut Envelope) -> Result<Option<Part>, Failure> {
     let Role::Part(part) = walk.plan.state(spot.at).role else { return Ok(None) };
     // The three `ts_` fields share a bit: harmless twice.
@@ -107,6 +108,7 @@ fn once(walk: &Walk<'_>, spot: &Spot, found: &mut Envelope) -> Result<Option<Par
     Ok(Some(part))
 }
 
+#[inline(always)]
 fn part(
     walk: &mut Walk<'_>,
     frame: &mut Frame<'_, '_>,

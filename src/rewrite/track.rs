@@ -136,14 +136,10 @@ impl<'i, 't> Frame<'i, 't> {
         end: usize,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.cut(view, start);
-        match self.tracks.get_mut(view) {
-            Some(track) => {
-                track.from = end;
-                write(&mut track.out)
-            }
-            None => Ok(()),
-        }
+        let Some(track) = self.tracks.get_mut(view) else { return Ok(()) };
+        track.out.extend_from_slice(self.scan.slice(track.from, start).as_bytes());
+        track.from = end;
+        write(&mut track.out)
     }
 
     /// Puts `text` in place of the input from `start` to `end`, in the views of `mask`.

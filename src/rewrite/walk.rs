@@ -8,8 +8,8 @@ use super::failure::{Failure, Reason, Stage};
 use super::track::{Frame, Place};
 use crate::event::debezium::UNAVAILABLE;
 use crate::json::{Kind, Scanner, Value};
-use crate::operator::Scratch;
-use crate::policy::{Actions, DEAD, Format, LeafId, Plan, State, StateId, Unclassified};
+use crate::operator::{Refusal, Scratch};
+use crate::policy::{Actions, DEAD, Edge, Format, LeafId, Plan, State, StateId, Unclassified};
 
 /// How many different unclassified names a rewriter remembers, so that each is told once.
 const REMEMBERED: usize = 4096;
@@ -59,10 +59,41 @@ pub struct Memory {
     pub discovered: Vec<String>,
     /// Hashes of the names in `discovered`, over the life of the rewriter.
     remembered: FxHashSet<u64>,
+    /// The last value and result of operators that have a memo.
+    memos: Vec<Memo>,
     /// The edge that followed an edge last time, and the first of each state: events of one table have
     /// their columns in one order, so the guess is nearly always right.
     follows: Vec<u32>,
     firsts: Vec<u32>,
+}
+
+/// What an operator made of a value.
+#[derive(Clone, Default)]
+struct Memo {
+    value: Vec<u8>,
+    result: Vec<u8>,
+}
+
+impl Memo {
+    /// Remembers what `apply` appends to `out` for a value whose text is `text`, or appends what it remembers.
+    fn recall(
+        &mut self,
+        text: &str,
+        out: &mut Vec<u8>,
+        apply: impl FnOnce(&mut Vec<u8>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        if self.value == text.as_bytes() {
+            out.extend_from_slice(&self.result);
+            return Ok(());
+        }
+        let from = out.len();
+        apply(out)?;
+        self.value.clear();
+        self.value.extend_from_slice(text.as_bytes());
+        self.result.clear();
+        self.result.extend_from_slice(out.get(from..).unwrap_or_default());
+        Ok(())
+    }
 }
 
 impl Memory {
@@ -70,6 +101,7 @@ impl Memory {
         Memory {
             follows: vec![NO_EDGE; plan.edges.len()],
             firsts: vec![NO_EDGE; plan.states()],
+            memos: vec![Memo::default(); plan.memos()],
             ..Memory::default()
         }
     }
@@ -92,10 +124,21 @@ impl<'p> Walk<'p> {
         }
     }
 
+    /// The edge that followed `edge` last time, or began the objects of `at`.
+    #[inline(always)]
+    fn expected(&self, at: StateId, edge: u32) -> Option<(u32, &'p Edge)> {
+        let guess = match edge {
+            NO_EDGE => self.memory.firsts.get(at.0 as usize),
+            edge => self.memory.follows.get(edge as usize),
+        };
+        let guess = *guess?;
+        Some((guess, self.plan.edges.get(guess as usize)?))
+    }
+
     /// The name of the member that comes next: where it leads from `state`, its length as it is written, and whether
     /// no rule says it.
     /// `edge` is the last known name of this object.
-    #[inline]
+    #[inline(always)]
     fn step(
         &mut self,
         frame: &mut Frame<'_, '_>,
@@ -103,17 +146,12 @@ impl<'p> Walk<'p> {
         state: &State,
         edge: &mut u32,
     ) -> Result<(StateId, usize, bool), Failure> {
-        let guess = match *edge {
-            NO_EDGE => self.memory.firsts.get(at.0 as usize),
-            edge => self.memory.follows.get(edge as usize),
-        };
-        let guess = guess.copied().unwrap_or(NO_EDGE);
-        if let Some(found) = self.plan.edges.get(guess as usize)
-            && !found.probe.is_empty()
-            && frame.scan.accept_text(&found.probe)
+        if let Some((guess, found)) = self.expected(at, *edge)
+            && let Some(probe) = &found.probe
+            && frame.scan.accept_probe(probe)
         {
             *edge = guess;
-            return Ok((found.to, found.probe.len() - 3, false));
+            return Ok((found.to, probe.length() - 3, false));
         }
         let (name, escaped) = frame.scan.name()?;
         frame.scan.expect(b':')?;
@@ -149,7 +187,8 @@ impl<'p> Walk<'p> {
         self.plan.edges.get(found as usize).map(|edge| edge.to)
     }
 
-    /// The object that comes next, for the views of `mask`; `each` passes the value of every member.
+    /// The object that comes next, for the views of `mask`; `each` passes the value of every member that is more than a
+    /// scalar with a leaf.
     /// Gives the views that got a member.
     #[inline]
     pub fn members(
@@ -169,7 +208,11 @@ impl<'p> Walk<'p> {
         let mut written = 0;
         let mut edge = NO_EDGE;
         if !frame.scan.accept(b'}') {
+            let object = Object { at, mask, depth };
             loop {
+                if self.usual(frame, &object, &mut edge, &mut before, &mut written)? {
+                    break;
+                }
                 frame.scan.peek();
                 let place = Place { before, start: frame.scan.at() };
                 let (to, name, wild) = self.step(frame, at, state, &mut edge)?;
@@ -198,6 +241,74 @@ impl<'p> Walk<'p> {
         self.members(frame, at, mask, depth, |walk, frame, spot, written| {
             walk.value(frame, spot, written)
         })
+    }
+
+    /// Passes the members that come next as expected and that are scalars with a leaf: what most are. They are read
+    /// without white space around them; whatever else there is, is left to the steps that know all of it.
+    /// True where the object ended with them; its bracket is passed then.
+    ///
+    /// The position stays in a register here: kept in memory it would be waited for at each step.
+    #[inline(always)]
+    fn usual(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        object: &Object,
+        edge: &mut u32,
+        before: &mut usize,
+        written: &mut u64,
+    ) -> Result<bool, Failure> {
+        if self.side != Side::Value {
+            return Ok(false);
+        }
+        let Object { at, mask, depth } = *object;
+        let mut start = frame.scan.at();
+        let closed = loop {
+            let Some((guess, found)) = self.expected(at, *edge) else { break false };
+            let Some(probe) = found.probe.as_ref().filter(|_| found.usual) else { break false };
+            let Some(end) = frame.scan.usual_end(start, probe) else { break false };
+            let closed = match frame.scan.byte(end) {
+                b',' => false,
+                b'}' => true,
+                _ => break false,
+            };
+            let place = Place { before: *before, start };
+            if let Some(leaf) = found.leaf {
+                self.memory.journal.push(leaf);
+            }
+            if found.passes & mask == mask {
+                frame.want(mask, place, written);
+            } else {
+                let value = (start + probe.length(), end);
+                let name = probe.length() - 3;
+                let depth = depth + 1;
+                let spot = Spot { at: found.to, parent: at, name, wild: false, mask, place, depth };
+                *written = self.scalar(frame, &spot, value, *written)?;
+            }
+            *edge = guess;
+            *before = end;
+            start = end + 1;
+            if closed {
+                break true;
+            }
+        };
+        frame.scan.jump(start);
+        Ok(closed)
+    }
+
+    /// A classified scalar that has been found between two offsets.
+    #[inline(never)]
+    fn scalar(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot,
+        (start, end): (usize, usize),
+        mut written: u64,
+    ) -> Result<u64, Failure> {
+        let state = self.plan.state(spot.at);
+        let Some(leaf) = state.leaf else { return Ok(written) };
+        let span = Span { kind: frame.scan.kind_at(start)?, start, end };
+        self.treat(frame, spot, state, self.actions(leaf), span, &mut written)?;
+        Ok(written)
     }
 
     fn array(
@@ -379,21 +490,36 @@ impl<'p> Walk<'p> {
         if container && !(state.keeps_all && self.side == Side::Value) {
             return self.container(frame, spot, state, actions, kind, written);
         }
+        let start = frame.scan.at();
+        frame.scan.pass(kind, spot.depth)?;
+        let span = Span { kind, start, end: frame.scan.at() };
+        self.treat(frame, spot, state, actions, span, written)
+    }
+
+    /// A classified value that has been passed.
+    #[inline(always)]
+    fn treat(
+        &mut self,
+        frame: &mut Frame<'_, '_>,
+        spot: &Spot,
+        state: &State,
+        actions: &Actions,
+        span: Span,
+        written: &mut u64,
+    ) -> Result<(), Failure> {
+        let mask = spot.mask;
         if actions.drop & mask != 0 {
             frame.skip(actions.drop & mask, spot.place);
         }
         self.want(frame, spot, mask & !actions.drop, written);
-        let start = frame.scan.at();
-        frame.scan.pass(kind, spot.depth)?;
         if (actions.applied | actions.null) & mask == 0 {
             return Ok(());
         }
-        let span = Span { kind, start, end: frame.scan.at() };
-        if kind == Kind::Null {
+        if span.kind == Kind::Null {
             return self.apply(frame, state, actions, actions.nulls & mask, span);
         }
         if actions.null & mask != 0 {
-            frame.replace_all(actions.null & mask, start, span.end, b"null");
+            frame.replace_all(actions.null & mask, span.start, span.end, b"null");
         }
         self.apply(frame, state, actions, actions.applied & mask, span)
     }
@@ -441,7 +567,7 @@ impl<'p> Walk<'p> {
     }
 
     /// Puts the treated value in its place, in the views of `mask`.
-    #[inline]
+    #[inline(always)]
     fn apply(
         &mut self,
         frame: &mut Frame<'_, '_>,
@@ -471,9 +597,14 @@ impl<'p> Walk<'p> {
                 (false, Kind::Null) => Value::scanned(Kind::String, "\"\""),
                 (false, _) => return Err(self.fail(Reason::WrongType, state)),
             };
-            let scratch = &mut self.memory.scratch;
+            let Memory { scratch, memos, .. } = &mut *self.memory;
+            let memo = apply.memo.and_then(|memo| memos.get_mut(memo));
+            let mut operate = |out: &mut Vec<u8>| apply.operator.apply(&value, scratch, out);
             frame
-                .replace(apply.view, start, end, |out| apply.operator.apply(&value, scratch, out))
+                .replace(apply.view, start, end, |out| match memo {
+                    Some(memo) => memo.recall(value.text(), out, operate),
+                    None => operate(out),
+                })
                 .map_err(|refusal| self.fail(refusal.into(), state))?;
         }
         Ok(())
@@ -519,6 +650,13 @@ impl<'p> Walk<'p> {
         let dot = if parent.is_empty() { "" } else { "." };
         format!("{parent}{dot}<unclassified:{digest}>")
     }
+}
+
+/// An object that is walked.
+struct Object {
+    at: StateId,
+    mask: u64,
+    depth: u32,
 }
 
 /// A place in the row that the walk has come to.

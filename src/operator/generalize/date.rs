@@ -46,13 +46,15 @@ impl Period {
 
     /// Appends the name of the period around `date`, ISO 8601 where it has one.
     fn name(self, date: Date, out: &mut String) {
-        let week = date.iso_week_date();
         // Writing to a `String` cannot fail.
         let _ = match self {
-            Period::Week => write!(out, "{}-W{:02}", Year(week.year()), week.week()),
+            Period::Week => {
+                let week = date.iso_week_date();
+                write!(out, "{}-W{:02}", Year(week.year()), week.week())
+            }
             Period::Month => write!(out, "{}-{:02}", Year(date.year()), date.month()),
             Period::Quarter => write!(out, "{}-Q{}", Year(date.year()), quarter(date)),
-            Period::Year => write!(out, "{}", Year(date.year())),
+            Period::Year => Year(date.year()).write(out),
             Period::Decade => write!(out, "{}s", Year(decade(date))),
         };
     }
@@ -68,6 +70,20 @@ fn decade(date: Date) -> i16 {
 
 /// A year of ISO 8601: four digits, and six with a sign before the year 0.
 struct Year(i16);
+
+impl Year {
+    /// As `write!`, quicker for most.
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let year = match u16::try_from(self.0) {
+            Ok(year @ 0..=9999) => year,
+            _ => return write!(out, "{self}"),
+        };
+        for digit in [year / 1000, year / 100 % 10, year / 10 % 10, year % 10] {
+            out.push(char::from(b'0' + digit as u8));
+        }
+        Ok(())
+    }
+}
 
 impl std::fmt::Display for Year {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

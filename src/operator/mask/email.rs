@@ -1,7 +1,7 @@
 //! Addresses of electronic mail (RFC 5321): the domain is shown, and the beginning of the local part.
 
-use super::{Cover, Shown};
-use crate::operator::text;
+use super::{Cover, Masked, Shown};
+use crate::operator::text::Text;
 
 /// Shows the domain and the first characters of a local part that is longer than those.
 pub(super) struct Email {
@@ -9,22 +9,34 @@ pub(super) struct Email {
 }
 
 impl Shown for Email {
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
-        let (local, domain) = parts(whole.trim())?;
-        let (beginning, rest) = text::split(local, self.first);
-        // The first character of a quoted local part is the quote.
-        if !rest.is_empty() && !local.starts_with('"') {
-            out.push_str(beginning);
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()> {
+        let (local, domain) = parts(whole.whole.trim())?;
+        if !is_domain(whole.part(domain.strip_prefix('@')?)) {
+            return None;
         }
-        cover.hide(text::length(rest), out);
-        out.push('@');
-        out.push_str(domain);
+        let (beginning, rest) = whole.part(local).split(self.first);
+        // The first character of a quoted local part is the quote.
+        if !rest.whole.is_empty() && !local.starts_with('"') {
+            out.show(beginning.whole);
+        }
+        cover.hide(rest.length(), out);
+        out.show(domain);
         Some(())
     }
 }
 
-/// The local part and the domain of exactly one address.
+/// The local part of an address, and the rest from the at sign on.
 fn parts(address: &str) -> Option<(&str, &str)> {
+    let first = address.bytes().position(|byte| matches!(byte, b'@' | b'"'))?;
+    let at_sign = match address.as_bytes().get(first) {
+        Some(b'"') => after_quotes(address)?,
+        _ => first,
+    };
+    address.split_at_checked(at_sign).filter(|(local, _)| !local.is_empty())
+}
+
+/// The only at sign that is not in quotes.
+fn after_quotes(address: &str) -> Option<usize> {
     let (mut quoted, mut escaped, mut at_sign) = (false, false, None);
     for (at, byte) in address.bytes().enumerate() {
         match byte {
@@ -35,19 +47,24 @@ fn parts(address: &str) -> Option<(&str, &str)> {
             _ => {}
         }
     }
-    let (local, domain) = address.split_at_checked(at_sign?)?;
-    let domain = domain.strip_prefix('@')?;
-    (!local.is_empty() && is_domain(domain)).then_some((local, domain))
+    at_sign
 }
 
-/// Whether a text reads as a domain or an address literal. Of a text around an address, such as
-/// `<bob@example.com> and Alice`, nothing may be shown.
-fn is_domain(domain: &str) -> bool {
-    let fits = |cluster: &str| match cluster.chars().next() {
-        Some('-' | '.' | '_' | '[' | ']' | ':') => true,
-        first => first.is_some_and(char::is_alphanumeric),
+/// Letters, digits and what separates labels or stands in an address literal: nothing that begins another
+/// address or a remark.
+fn is_domain(domain: Text<'_>) -> bool {
+    let separates = |byte| matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
+    let fits = |first: char| first.is_alphanumeric() || u8::try_from(first).is_ok_and(separates);
+    let all = match domain.bytes() {
+        Some(bytes) => bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || separates(*byte)),
+        // Some letters take the at sign behind them into their cluster.
+        None => {
+            let mut clusters = domain.clusters();
+            !domain.whole.contains('@')
+                && clusters.all(|cluster| cluster.chars().next().is_some_and(fits))
+        }
     };
-    !domain.is_empty() && text::clusters(domain).all(fits)
+    all && !domain.whole.is_empty()
 }
 
 #[cfg(test)]
@@ -105,6 +122,7 @@ mod tests {
             "bob@example.com/Alice",
             "bob@x＠y",
             "bob＠example.com",
+            "bob@x\u{d4e}@example.com",
         ];
         for other in others {
             assert_masks("mask: email", &[(other, "***")]);

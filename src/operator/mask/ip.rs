@@ -1,28 +1,28 @@
 //! Internet addresses: the part that names the network.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::{Cover, Shown};
+use super::{Cover, Masked, Shown};
+use crate::operator::text::Text;
 
 /// Shows three of the four numbers of an IPv4 address, and the first 48 bits of an IPv6 address.
 pub(super) struct Ip;
 
 impl Shown for Ip {
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
-        let address: IpAddr = whole.trim().parse().ok()?;
-        let written = match address.to_canonical() {
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()> {
+        let address: IpAddr = whole.whole.trim().parse().ok()?;
+        out.show(&match address.to_canonical() {
             IpAddr::V4(address) => {
                 let [a, b, c, _] = address.octets();
-                write!(out, "{a}.{b}.{c}.")
+                format!("{a}.{b}.{c}.")
             }
             IpAddr::V6(address) => {
                 let [a, b, c, ..] = address.segments();
-                write!(out, "{a:x}:{b:x}:{c:x}:")
+                format!("{a:x}:{b:x}:{c:x}:")
             }
-        };
+        });
         cover.hide(1, out);
-        written.ok()
+        Some(())
     }
 }
 

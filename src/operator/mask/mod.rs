@@ -15,8 +15,9 @@ use self::name::Name;
 use self::places::{Hide, Keep};
 use self::separated::Separated;
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
-use super::{Arguments, Operator, Refusal, Scratch, Treatment, characters, text};
-use crate::json::{Value, write_string};
+use super::text::Text;
+use super::{Arguments, Operator, Refusal, Scratch, Treatment};
+use crate::json::{Kind, Value, write_escaped};
 
 pub const SPEC: Spec = Spec {
     name: "mask",
@@ -171,7 +172,7 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
         }
         _ => (Box::new(Keep { first: first(0), last: last(0) }), (!kept).then_some(WHOLE)),
     };
-    let cover = Cover { with, length: length.or(fixed) };
+    let cover = Cover::new(&with, length.or(fixed));
     Some(Treatment::Plain(Arc::new(Mask { shown, cover })))
 }
 
@@ -209,33 +210,61 @@ pub(super) fn with(arguments: &mut Arguments<'_>) -> String {
 
 /// Shows the first `first` characters and hides each of the others by `with`.
 pub(super) fn beginning(first: usize, with: String) -> Mask {
-    Mask { shown: Box::new(Keep { first, last: 0 }), cover: Cover { with, length: None } }
+    Mask { shown: Box::new(Keep { first, last: 0 }), cover: Cover::new(&with, None) }
 }
 
 /// Which characters of a text are shown.
 trait Shown: Send + Sync {
     /// Appends the masked text. `None` where nothing of the text may be shown; what was appended by then
     /// is thrown away.
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()>;
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()>;
 }
 
-/// What stands for hidden characters.
+/// A masked text on its way into a JSON string.
+struct Masked<'o> {
+    out: &'o mut Vec<u8>,
+    /// What is shown may be what JSON has to escape.
+    escapes: bool,
+}
+
+impl Masked<'_> {
+    /// A part of the original.
+    #[inline]
+    fn show(&mut self, part: impl AsRef<[u8]>) {
+        if self.escapes {
+            write_escaped(self.out, part.as_ref());
+        } else {
+            self.out.extend_from_slice(part.as_ref());
+        }
+    }
+}
+
+/// What stands in place of the hidden characters.
 struct Cover {
-    with: String,
+    /// As it stands in a JSON string.
+    with: Vec<u8>,
     /// The number of mask characters, however many are hidden.
     length: Option<usize>,
 }
 
 impl Cover {
+    fn new(with: &str, length: Option<usize>) -> Self {
+        let mut escaped = Vec::new();
+        write_escaped(&mut escaped, with.as_bytes());
+        Cover { with: escaped, length }
+    }
+
     /// Hides `count` characters.
-    fn hide(&self, count: usize, out: &mut String) {
-        for _ in 0..self.length.unwrap_or(count) {
-            out.push_str(&self.with);
+    #[inline]
+    fn hide(&self, count: usize, out: &mut Masked<'_>) {
+        let count = self.length.unwrap_or(count);
+        match *self.with {
+            [byte] => out.out.resize(out.out.len() + count, byte),
+            _ => (0..count).for_each(|_| out.out.extend_from_slice(&self.with)),
         }
     }
 }
 
-/// The operator.
 pub(super) struct Mask {
     shown: Box<dyn Shown>,
     cover: Cover,
@@ -248,14 +277,22 @@ impl Operator for Mask {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let Scratch { text: unescaped, other: masked, .. } = scratch;
-        let whole = characters(value, unescaped)?;
-        masked.clear();
-        if self.shown.mask(whole, &self.cover, masked).is_none() {
-            masked.clear();
-            self.cover.hide(text::length(whole), masked);
+        if !matches!(value.kind(), Kind::String | Kind::Number) {
+            return Err(Refusal::WrongType);
         }
-        write_string(out, masked);
+        // What stands in JSON as it is may stand there again, part by part.
+        let (whole, escapes) = match Text::plain(value.raw()) {
+            Some(plain) => (plain, false),
+            None => (Text::new(value.characters(&mut scratch.text)), true),
+        };
+        out.push(b'"');
+        let start = out.len();
+        let mut masked = Masked { out, escapes };
+        if self.shown.mask(whole, &self.cover, &mut masked).is_none() {
+            masked.out.truncate(start);
+            self.cover.hide(whole.length(), &mut masked);
+        }
+        out.push(b'"');
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Names of people: the beginning of each word.
 
-use super::{Cover, Shown};
-use crate::operator::text;
+use super::{Cover, Masked, Shown};
+use crate::operator::text::Text;
 
 /// Shows the first characters of each word that is longer than those. A name written without spaces is one
 /// word.
@@ -9,21 +9,49 @@ pub(super) struct Name {
     pub(super) first: usize,
 }
 
-impl Shown for Name {
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
-        let mut words = 0;
-        for word in whole.split_whitespace() {
-            if words > 0 {
-                out.push(' ');
+impl Name {
+    /// Masks one word after another, each as its beginning, whether there is more of it, and its length.
+    fn words<'w>(
+        words: impl Iterator<Item = (&'w [u8], bool, usize)>,
+        cover: &Cover,
+        out: &mut Masked<'_>,
+    ) -> Option<()> {
+        let mut first = true;
+        for (beginning, more, length) in words {
+            if !std::mem::take(&mut first) {
+                out.show(b" ");
             }
-            words += 1;
-            let (beginning, rest) = text::split(word, self.first);
-            if !rest.is_empty() {
-                out.push_str(beginning);
+            if more {
+                out.show(beginning);
             }
-            cover.hide(text::length(word), out);
+            cover.hide(length, out);
         }
-        (words > 0).then_some(())
+        (!first).then_some(())
+    }
+}
+
+impl Shown for Name {
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()> {
+        match whole.bytes() {
+            Some(bytes) => {
+                // What `char::is_whitespace` holds for white space in ASCII.
+                let words = bytes.split(|byte| matches!(byte, b' ' | b'\t'..=b'\r'));
+                let words = words.filter(|word| !word.is_empty());
+                let parts = words.map(|word| match word.split_at_checked(self.first) {
+                    Some((beginning, rest)) => (beginning, !rest.is_empty(), word.len()),
+                    None => (word, false, word.len()),
+                });
+                Self::words(parts, cover, out)
+            }
+            None => {
+                let parts = whole.whole.split_whitespace().map(|word| {
+                    let word = whole.part(word);
+                    let (beginning, rest) = word.split(self.first);
+                    (beginning.whole.as_bytes(), !rest.whole.is_empty(), word.length())
+                });
+                Self::words(parts, cover, out)
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Masks by place alone: so many characters from the beginning, so many from the end.
 
-use super::{Cover, Shown};
-use crate::operator::text;
+use super::{Cover, Masked, Shown};
+use crate::operator::text::Text;
 
 /// Shows the first and the last characters, where something is left to hide between them.
 pub(super) struct Keep {
@@ -10,13 +10,13 @@ pub(super) struct Keep {
 }
 
 impl Shown for Keep {
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()> {
         let hidden = between(whole, self.first, self.last)?;
-        let (beginning, rest) = text::split(whole, self.first);
-        let (_, end) = text::split(rest, hidden);
-        out.push_str(beginning);
+        let (beginning, rest) = whole.split(self.first);
+        let (_, end) = rest.split(hidden);
+        out.show(beginning.whole);
         cover.hide(hidden, out);
-        out.push_str(end);
+        out.show(end.whole);
         Some(())
     }
 }
@@ -28,13 +28,13 @@ pub(super) struct Hide {
 }
 
 impl Shown for Hide {
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()> {
         let shown = between(whole, self.first, self.last)?;
-        let (_, rest) = text::split(whole, self.first);
+        let (_, rest) = whole.split(self.first);
         if self.first > 0 {
             cover.hide(self.first, out);
         }
-        out.push_str(text::split(rest, shown).0);
+        out.show(rest.split(shown).0.whole);
         if self.last > 0 {
             cover.hide(self.last, out);
         }
@@ -43,8 +43,8 @@ impl Shown for Hide {
 }
 
 /// How many characters lie between the `first` and the `last`; none where there are none.
-fn between(whole: &str, first: usize, last: usize) -> Option<usize> {
-    text::length(whole).checked_sub(first.saturating_add(last)).filter(|count| *count > 0)
+fn between(whole: Text<'_>, first: usize, last: usize) -> Option<usize> {
+    whole.length().checked_sub(first.saturating_add(last)).filter(|count| *count > 0)
 }
 
 #[cfg(test)]

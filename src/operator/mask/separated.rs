@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Cover, Shown};
-use crate::operator::text::clusters;
+use super::{Cover, Masked, Shown};
+use crate::operator::text::Text;
 
 /// Shows the first and last digits, or digits and letters, and the separators. All else is hidden.
 pub(super) struct Separated {
@@ -17,6 +17,7 @@ pub(super) struct Separated {
     form: Form,
 }
 
+#[derive(PartialEq, Eq)]
 enum Form {
     Any,
     /// Nothing but digits and separators: of a text around a card number, the last digits may be those of
@@ -46,52 +47,132 @@ impl Separated {
         Separated { first, last, length: 15..=34, letters: true, form: Form::Country }
     }
 
-    fn fits(&self, whole: &str) -> bool {
-        match self.form {
-            Form::Any => true,
-            Form::Digits => clusters(whole).all(|c| self.counts(c) || is_separator(c)),
-            Form::Country => begins_with_country(whole),
-        }
-    }
-
-    /// Whether a character is one of those that are counted and may be shown.
     #[inline(always)]
-    fn counts(&self, cluster: &str) -> bool {
-        if let [byte] = cluster.as_bytes() {
-            return byte.is_ascii_digit() || (self.letters && byte.is_ascii_alphabetic());
+    fn class_of_byte(&self, byte: u8) -> Class {
+        match byte {
+            b'0'..=b'9' => Class::Counted,
+            b' ' | b'\t'..=b'\r' | b'+' | b'-' | b'.' | b'(' | b')' | b'/' => Class::Separator,
+            _ if self.letters && byte.is_ascii_alphabetic() => Class::Counted,
+            _ => Class::Other,
         }
-        cluster.chars().any(|c| c.is_numeric() || (self.letters && c.is_alphabetic()))
     }
-}
 
-impl Shown for Separated {
-    fn mask(&self, whole: &str, cover: &Cover, out: &mut String) -> Option<()> {
-        let total = clusters(whole).filter(|cluster| self.counts(cluster)).count();
+    fn class_of(&self, cluster: &str) -> Class {
+        if let [byte] = cluster.as_bytes() {
+            return self.class_of_byte(*byte);
+        }
+        if cluster.chars().any(|c| c.is_numeric() || (self.letters && c.is_alphabetic())) {
+            return Class::Counted;
+        }
+        let mut characters = cluster.chars();
+        match (characters.next(), characters.next()) {
+            (Some(only), None)
+                if only.is_whitespace() || matches!(only, '\u{2010}' | '\u{2011}' | '\u{2013}') =>
+            {
+                Class::Separator
+            }
+            _ => Class::Other,
+        }
+    }
+
+    /// The mask of a text, given as the lengths of its characters and what they are.
+    #[inline(always)]
+    fn mask_all(
+        &self,
+        whole: &[u8],
+        characters: impl Iterator<Item = (usize, Class)> + Clone,
+        cover: &Cover,
+        out: &mut Masked<'_>,
+    ) -> Option<()> {
+        let mut total = 0;
+        for (_, class) in characters.clone() {
+            total += usize::from(class == Class::Counted);
+            if class == Class::Other && self.form == Form::Digits {
+                return None;
+            }
+        }
         let hidden_until = total.checked_sub(self.last).filter(|end| *end > self.first)?;
-        if !self.length.contains(&total) || !self.fits(whole) {
+        if !self.length.contains(&total) {
             return None;
         }
-        let mut counted = 0;
-        let mut covered = false;
-        for cluster in clusters(whole) {
-            let counts = self.counts(cluster);
+        let mut run = Run::default();
+        let (mut at, mut counted) = (0, 0);
+        for (length, class) in characters {
+            let counts = class == Class::Counted;
             let shown = counts && (counted < self.first || counted >= hidden_until);
             counted += usize::from(counts);
-            if shown || (cover.length.is_none() && is_separator(cluster)) {
-                out.push_str(cluster);
-            } else if cover.length.is_none() {
-                cover.hide(1, out);
-            } else if counts && !covered {
-                // One mask for all that is hidden, wherever it stood.
-                cover.hide(0, out);
-                covered = true;
+            if shown || (cover.length.is_none() && class == Class::Separator) {
+                if run.hidden > 0 {
+                    run.cover(cover, out);
+                    run.from = at;
+                }
+            } else {
+                if run.hidden == 0 {
+                    out.show(whole.get(run.from..at)?);
+                }
+                run.hidden += 1;
+                run.counts |= counts;
             }
+            at += length;
+        }
+        match run.hidden {
+            0 => out.show(whole.get(run.from..at)?),
+            _ => run.cover(cover, out),
         }
         Some(())
     }
 }
 
-/// Whether a text begins like `DE89`, wherever the spaces are.
+/// Characters that are all shown, or all hidden.
+#[derive(Default)]
+struct Run {
+    /// Where those that are shown begin.
+    from: usize,
+    hidden: usize,
+    /// Some of the hidden are of those that are counted.
+    counts: bool,
+    /// A mask of fixed length stands already, for all that is hidden, wherever it stood.
+    covered: bool,
+}
+
+impl Run {
+    fn cover(&mut self, cover: &Cover, out: &mut Masked<'_>) {
+        if cover.length.is_none() {
+            cover.hide(self.hidden, out);
+        } else if self.counts && !std::mem::replace(&mut self.covered, true) {
+            cover.hide(0, out);
+        }
+        (self.hidden, self.counts) = (0, false);
+    }
+}
+
+/// What a character is to the mask.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// One of those that are counted and may be shown.
+    Counted,
+    Separator,
+    Other,
+}
+
+impl Shown for Separated {
+    fn mask(&self, whole: Text<'_>, cover: &Cover, out: &mut Masked<'_>) -> Option<()> {
+        if self.form == Form::Country && !begins_with_country(whole.whole) {
+            return None;
+        }
+        match whole.bytes() {
+            Some(bytes) => {
+                let of = |byte: &u8| (1, self.class_of_byte(*byte));
+                self.mask_all(bytes, bytes.iter().map(of), cover, out)
+            }
+            None => {
+                let of = |cluster: &str| (cluster.len(), self.class_of(cluster));
+                self.mask_all(whole.whole.as_bytes(), whole.clusters().map(of), cover, out)
+            }
+        }
+    }
+}
+
 fn begins_with_country(whole: &str) -> bool {
     let mut characters = whole.chars().filter(|character| !character.is_whitespace());
     let mut next = |is: fn(&char) -> bool| characters.next().as_ref().is_some_and(is);
@@ -102,20 +183,6 @@ fn begins_with_country(whole: &str) -> bool {
 }
 
 /// Whether a character only groups others. One that a mark is combined with may be anything.
-#[inline(always)]
-fn is_separator(cluster: &str) -> bool {
-    if let [byte] = cluster.as_bytes() {
-        return matches!(byte, b' ' | b'\t'..=b'\r' | b'+' | b'-' | b'.' | b'(' | b')' | b'/');
-    }
-    let mut characters = cluster.chars();
-    match (characters.next(), characters.next()) {
-        (Some(only), None) => {
-            only.is_whitespace() || matches!(only, '\u{2010}' | '\u{2011}' | '\u{2013}')
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::assert_masks;
