@@ -1,9 +1,31 @@
 //! Arguments in, exit code out.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
+    if !processor_suits() {
+        eprintln!(
+            "error: this build needs a processor with SSE4.1, AES-NI and PCLMULQDQ\n\
+             Run it where those are, or build without .cargo/config.toml: then encryption is slower."
+        );
+        return ExitCode::FAILURE;
+    }
     veilstream::telemetry::quiet_panics();
     veilstream::command::Cli::parse().run()
+}
+
+/// Whether the processor has the instructions that .cargo/config.toml builds for: without them it would end the
+/// process at the first.
+#[cfg(all(target_arch = "x86_64", target_feature = "aes"))]
+fn processor_suits() -> bool {
+    let features = raw_cpuid::CpuId::new().get_feature_info();
+    features.is_some_and(|has| has.has_sse41() && has.has_aesni() && has.has_pclmulqdq())
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_feature = "aes")))]
+fn processor_suits() -> bool {
+    true
 }

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -140,7 +139,7 @@ fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow:
                         "stage": failure.stage.name(),
                         "reason": failure.reason.code(),
                         "path": failure.path,
-                        "sealed": STANDARD.encode(sealed.value()),
+                        "sealed": STANDARD.encode_to_string(sealed.value()),
                     });
                     writeln!(quarantine.out, "{entry}")?;
                     quarantine.count += 1;

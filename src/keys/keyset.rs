@@ -5,8 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -135,7 +134,7 @@ impl Keyset {
             purpose: *purpose,
             version: key.version,
             status: *status,
-            key: STANDARD.encode(key.secret.expose()),
+            key: STANDARD.encode_to_string(key.secret.expose()),
         });
         let file = File { format: FORMAT.into(), version: 1, keys: entries.collect() };
         // Strings and numbers alone: they always serialize.
@@ -156,7 +155,8 @@ impl Keyset {
         for (number, entry) in file.keys.iter().enumerate() {
             let of = |what: &str| format!("key number {}: {what}", number + 1);
             let id = entry.id.parse().map_err(|()| of("`id` is not 32 hexadecimal digits"))?;
-            let mut bytes = STANDARD.decode(&entry.key).map_err(|_| of("`key` is not base64"))?;
+            let mut bytes =
+                STANDARD.decode_to_vec(&entry.key).map_err(|_| of("`key` is not base64"))?;
             let secret: Result<[u8; 32], _> = bytes.as_slice().try_into();
             bytes.zeroize();
             let secret = secret.map_err(|_| of("`key` is not 32 bytes"))?;
@@ -232,7 +232,8 @@ mod tests {
     fn no_key_stands_in_a_message() {
         let keyset = Keyset::generate();
         let text = keyset.print();
-        let key = STANDARD.encode(keyset.primary(Purpose::Field).unwrap().secret.expose());
+        let key =
+            STANDARD.encode_to_string(keyset.primary(Purpose::Field).unwrap().secret.expose());
         for broken in
             [text.replace("\"key\"", "\"kez\""), text.replace('}', ""), text.replace("==", "")]
         {

@@ -3,8 +3,7 @@
 //! What is outside the ciphertext never says a value: topic, partition, offset, stage, reason, and the path as far
 //! as the policy knows it.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::ciphertext::{self, Sealer};
@@ -125,7 +124,7 @@ impl Sealing {
         failure: &Failure,
         policy: &str,
     ) -> Sealed {
-        let text = |bytes: &[u8]| STANDARD.encode(bytes);
+        let text = |bytes: &[u8]| STANDARD.encode_to_string(bytes);
         let headers =
             record.headers.iter().map(|(name, value)| ((*name).to_owned(), value.map(text)));
         let content = Content {
@@ -180,7 +179,7 @@ pub fn open(keys: &dyn KeySource, from: &Coordinates, value: &[u8]) -> Result<Op
         ciphertext::open(&key, DOMAIN, &from.path(), value).map_err(|_| OpenError::DoesNotOpen)?;
     let content: Content =
         serde_json::from_slice(plaintext.expose()).map_err(|_| OpenError::DoesNotOpen)?;
-    let bytes = |text: String| STANDARD.decode(text).map_err(|_| OpenError::DoesNotOpen);
+    let bytes = |text: String| STANDARD.decode_to_vec(text).map_err(|_| OpenError::DoesNotOpen);
     let headers = content.headers.into_iter();
     Ok(Opened {
         timestamp_ms: content.timestamp_ms,
