@@ -255,7 +255,11 @@ fn copy(settings: &ClientSettings, raw: &str, to: &str, total: u64) -> (Progress
         }
         let began = Instant::now();
         while producer.in_flight_count() > 0 {
-            producer.poll(Duration::from_millis(1));
+            let before = producer.in_flight_count();
+            producer.poll(Duration::ZERO);
+            if producer.in_flight_count() == before {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         let mut list = TopicPartitionList::new();
         for (partition, offset) in next {

@@ -255,6 +255,13 @@ fn an_outage_of_the_broker_loses_and_doubles_nothing() {
     assert!(worker.stop().success());
     check_traffic(&scene.consume("all"), total);
     assert_eq!(scene.check_audit("raw"), total);
+
+    // Without a broker a stop is heard all the same.
+    scene.broker.stop();
+    let worker = scene.site.start("two");
+    wait_until("it is alive", || worker.get("/healthz").map(|(code, _)| code) == Some(200));
+    assert_eq!(worker.get("/readyz").map(|(code, _)| code), Some(503));
+    assert!(worker.stop().success());
 }
 
 #[test]

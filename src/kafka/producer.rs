@@ -19,6 +19,8 @@ use crate::rewrite::Sanitized;
 
 /// How long one call to the broker may take before it is taken up again.
 const CALL: Duration = Duration::from_secs(2);
+/// How long nothing is done where there is nothing to do.
+const MOMENT: Duration = Duration::from_millis(1);
 /// How long a batch is still waited for once the worker stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -220,7 +222,7 @@ impl Sink {
                 return Err(SinkError::TimedOut(self.patience));
             }
             record = back;
-            self.producer.poll(Duration::from_millis(5));
+            self.serve();
         }
     }
 
@@ -273,7 +275,7 @@ impl Sink {
     }
 
     /// Waits until nothing more can come of what was sent; false where that takes too long. `flush` waits in slices
-    /// of 100 ms; polling does not.
+    /// of 100 ms; serving does not.
     fn settle(&self) -> bool {
         let mut deadline = self.deadline();
         let context = self.producer.context();
@@ -284,9 +286,19 @@ impl Sink {
             if deadline.is_over() {
                 return false;
             }
-            self.producer.poll(Duration::from_millis(1));
+            self.serve();
         }
         true
+    }
+
+    /// Takes in what the broker has answered; where that is nothing, a moment passes. A poll of a millisecond would be
+    /// spent spinning: rdkafka waits for what is left of the time in whole milliseconds.
+    fn serve(&self) {
+        let before = self.producer.in_flight_count();
+        self.producer.poll(Duration::ZERO);
+        if self.producer.in_flight_count() == before {
+            std::thread::sleep(MOMENT);
+        }
     }
 
     /// What is behind a record that cannot be sent: when the broker has refused one before it, the transaction
@@ -325,7 +337,7 @@ impl Sink {
         let mut deadline = self.deadline();
         while self.producer.in_flight_count() > 0 && !deadline.is_over() {
             self.producer.purge(PurgeConfig::default().queue());
-            self.producer.poll(Duration::from_millis(5));
+            self.serve();
         }
         if self.transactional {
             self.retried(|| self.producer.abort_transaction(CALL))?;
