@@ -24,7 +24,7 @@ impl Block {
     /// The block that `at` is in.
     #[inline]
     pub fn of(text: &[u8], at: usize) -> Block {
-        let from = at / Self::LENGTH * Self::LENGTH;
+        let from = at & !(Self::LENGTH - 1);
         let rest = text.get(from..).unwrap_or_default();
         match rest.first_chunk() {
             Some(bytes) => Self::classify(from, bytes),
@@ -54,7 +54,7 @@ impl Block {
             let value = part - u8x16::splat(b'0');
             let digit = value.min(u8x16::splat(9)).simd_eq(value);
             stops |= u64::from(stop.to_bitmask()) << (16 * number);
-            others |= u64::from((!digit).to_bitmask() & 0xFFFF) << (16 * number);
+            others |= u64::from((!digit).to_bitmask()) << (16 * number);
         }
         Block { from, stops, others }
     }

@@ -433,6 +433,7 @@ impl Plan {
                 None => break,
             }
         }
+        // From here on the states keep what the edges know of them.
         for edge in &mut self.edges {
             if let Some(to) = self.states.get(edge.to.0 as usize) {
                 let positional = to.role == Role::Positional;

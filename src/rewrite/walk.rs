@@ -11,6 +11,8 @@ use crate::json::{Kind, Scanner, Value};
 use crate::operator::{Refusal, Scratch};
 use crate::policy::{Actions, DEAD, Edge, Format, LeafId, Plan, State, StateId, Unclassified};
 
+/// A value whose text is longer is not worth remembering.
+const MEMORABLE: usize = 256;
 /// How many different unclassified names a rewriter remembers, so that each is told once.
 const REMEMBERED: usize = 4096;
 const NO_EDGE: u32 = u32::MAX;
@@ -88,6 +90,9 @@ impl Memo {
         }
         let from = out.len();
         apply(out)?;
+        if text.len() > MEMORABLE {
+            return Ok(());
+        }
         self.value.clear();
         self.value.extend_from_slice(text.as_bytes());
         self.result.clear();
@@ -187,8 +192,8 @@ impl<'p> Walk<'p> {
         self.plan.edges.get(found as usize).map(|edge| edge.to)
     }
 
-    /// The object that comes next, for the views of `mask`; `each` passes the value of every member that is more than a
-    /// scalar with a leaf.
+    /// The object that comes next, for the views of `mask`; `each` passes the value of every member that
+    /// [`Walk::usual`] does not.
     /// Gives the views that got a member.
     #[inline]
     pub fn members(
@@ -305,7 +310,8 @@ impl<'p> Walk<'p> {
         mut written: u64,
     ) -> Result<u64, Failure> {
         let state = self.plan.state(spot.at);
-        let Some(leaf) = state.leaf else { return Ok(written) };
+        // The plan takes only what is classified for usual, or what all views keep.
+        let Some(leaf) = state.leaf else { return Err(self.fail(Reason::Internal, state)) };
         let span = Span { kind: frame.scan.kind_at(start)?, start, end };
         self.treat(frame, spot, state, self.actions(leaf), span, &mut written)?;
         Ok(written)
