@@ -22,7 +22,9 @@ fn main() -> ExitCode {
 #[cfg(all(target_arch = "x86_64", target_feature = "aes"))]
 fn processor_suits() -> bool {
     let features = raw_cpuid::CpuId::new().get_feature_info();
-    features.is_some_and(|has| has.has_sse41() && has.has_aesni() && has.has_pclmulqdq())
+    features.is_some_and(|has| {
+        has.has_ssse3() && has.has_sse41() && has.has_aesni() && has.has_pclmulqdq()
+    })
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_feature = "aes")))]

@@ -96,6 +96,7 @@ impl Sealer {
         scratch.clear();
         self.seal_body(plaintext, scratch);
         out.extend_from_slice(self.prefix.as_bytes());
+        // More than it takes: what is appended is reserved exactly.
         out.reserve(2 * scratch.len());
         URL_SAFE_NO_PAD.encode_append(&*scratch, out);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use super::client::{self, ClientSettings, Connection};
@@ -21,6 +21,10 @@ use crate::rewrite::Sanitized;
 const CALL: Duration = Duration::from_secs(2);
 /// How long nothing is done where there is nothing to do.
 const MOMENT: Duration = Duration::from_millis(1);
+/// How long nothing may be delivered before a batch is given up.
+const STALL: Duration = Duration::from_secs(15);
+/// How long the reason may take why records were purged.
+const CAUSE: Duration = Duration::from_millis(200);
 /// How long a batch is still waited for once the worker stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -41,23 +45,23 @@ pub enum SinkError {
     Settings(String),
     #[error("the broker did not answer within {0:?}")]
     TimedOut(Duration),
+    #[error("the consumer is not in its group")]
+    NoGroup,
 }
 
 struct SinkContext {
     connection: Arc<Connection>,
-    /// The first record of the batch that was not delivered.
+    /// Why a record of the batch was not delivered: the first reason that is one.
     undelivered: Mutex<Option<KafkaError>>,
-    /// The statistics say that the transaction can only be aborted. Then librdkafka purges what is queued, but what was
-    /// in flight to a broker that is gone is queued again, and would wait for the end of its time.
-    doomed: AtomicBool,
+}
+
+/// The record was not delivered because another was not: librdkafka says so of those that waited, before it says why.
+fn is_purged(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{PurgeInflight, PurgeQueue};
+    matches!(error.rdkafka_error_code(), Some(PurgeQueue | PurgeInflight))
 }
 
 impl SinkContext {
-    /// Nothing more of this transaction will be delivered.
-    fn is_doomed(&self) -> bool {
-        self.doomed.load(Ordering::Acquire)
-    }
-
     fn undelivered(&self) -> MutexGuard<'_, Option<KafkaError>> {
         self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,9 +78,6 @@ impl ClientContext for SinkContext {
 
     fn stats(&self, statistics: Statistics) {
         client::broker_state(&self.connection, &statistics);
-        if statistics.eos.is_some_and(|eos| eos.txn_state == "AbortableError") {
-            self.doomed.store(true, Ordering::Release);
-        }
     }
 }
 
@@ -85,15 +86,19 @@ impl ProducerContext for SinkContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            self.undelivered().get_or_insert_with(|| error.clone());
+            let mut known = self.undelivered();
+            if known.as_ref().is_none_or(is_purged) {
+                *known = Some(error.clone());
+            }
         }
     }
 }
 
 /// Publishes what a lane makes, in transactions where it is exactly-once.
 pub struct Sink {
+    settings: ClientSettings,
+    transactional_id: Option<String>,
     producer: BaseProducer<SinkContext>,
-    transactional: bool,
     open: bool,
     /// How many partitions each topic has, for records without a key.
     partitions: HashMap<String, i32>,
@@ -101,6 +106,17 @@ pub struct Sink {
     patience: Duration,
     /// The worker stops.
     stop: Arc<AtomicBool>,
+}
+
+fn producer(
+    settings: &ClientSettings,
+    transactional_id: Option<&str>,
+) -> Result<BaseProducer<SinkContext>, SinkError> {
+    let context =
+        SinkContext { connection: Arc::clone(&settings.connection), undelivered: Mutex::default() };
+    let config = settings.producer(transactional_id);
+    let made = config.create_with_context(context);
+    made.map_err(|error| SinkError::Settings(client::refused(error)))
 }
 
 /// Until when something is waited for; once the worker stops, not much longer.
@@ -128,32 +144,34 @@ impl Sink {
         patience: Duration,
         stop: Arc<AtomicBool>,
     ) -> Result<Sink, SinkError> {
-        let context = SinkContext {
-            connection: Arc::clone(&settings.connection),
-            undelivered: Mutex::default(),
-            doomed: AtomicBool::new(false),
-        };
-        let config = settings.producer(transactional_id);
-        let producer: BaseProducer<SinkContext> = config
-            .create_with_context(context)
-            .map_err(|error| SinkError::Settings(client::refused(error)))?;
         let sink = Sink {
-            producer,
-            transactional: transactional_id.is_some(),
+            producer: producer(settings, transactional_id)?,
+            settings: settings.clone(),
+            transactional_id: transactional_id.map(str::to_owned),
             open: false,
             partitions: HashMap::new(),
             patience,
             stop,
         };
-        if sink.transactional {
-            sink.retried(|| sink.producer.init_transactions(CALL))?;
-        }
+        sink.initialize()?;
         Ok(sink)
+    }
+
+    fn initialize(&self) -> Result<(), SinkError> {
+        match self.transactional_id {
+            Some(_) => self.retried(|| self.producer.init_transactions(CALL)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in what waits to be told, while there is nothing to publish.
+    pub fn idle(&self) {
+        self.producer.poll(Duration::ZERO);
     }
 
     /// Begins a batch.
     pub fn begin(&mut self) -> Result<(), SinkError> {
-        if self.transactional {
+        if self.transactional_id.is_some() {
             self.producer.begin_transaction().map_err(SinkError::Failed)?;
         }
         self.open = true;
@@ -251,11 +269,12 @@ impl Sink {
         generation: Option<&Generation>,
     ) -> Result<(), SinkError> {
         self.drain()?;
-        if !self.transactional {
+        if self.transactional_id.is_none() {
             self.open = false;
             return Ok(());
         }
-        if let (Some(generation), false) = (generation, positions.0.is_empty()) {
+        if !positions.0.is_empty() {
+            let generation = generation.ok_or(SinkError::NoGroup)?;
             let list = positions.list().map_err(SinkError::Failed)?;
             self.retried(|| self.producer.send_offsets_to_transaction(&list, &generation.0, CALL))?;
         }
@@ -264,29 +283,40 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until every record is delivered, or one is not: then that is the error. Where the transaction is doomed
-    /// the next call will say why.
+    /// Waits until every record is delivered, or one is not.
     fn drain(&self) -> Result<(), SinkError> {
         if !self.settle() {
-            return Err(SinkError::TimedOut(self.patience));
+            return Err(SinkError::TimedOut(STALL.min(self.patience)));
         }
         let undelivered = self.producer.context().undelivered().take();
         undelivered.map_or(Ok(()), |error| Err(self.classified(error)))
     }
 
-    /// Waits until nothing more can come of what was sent; false where that takes too long. `flush` waits in slices
+    /// Waits until all is delivered, or why not is known; false where nothing moves any more. `flush` waits in slices
     /// of 100 ms; serving does not.
+    ///
+    /// What was in flight to a broker that went away may wait for the end of its time, a minute: librdkafka holds it
+    /// where the transaction can only be aborted.
     fn settle(&self) -> bool {
-        let mut deadline = self.deadline();
         let context = self.producer.context();
-        while self.producer.in_flight_count() > 0
-            && context.undelivered().is_none()
-            && !context.is_doomed()
-        {
-            if deadline.is_over() {
-                return false;
+        let (mut deadline, mut stalled) = (self.deadline(), Instant::now() + STALL);
+        let mut left = self.producer.in_flight_count();
+        while left > 0 {
+            let cause = context.undelivered().as_ref().map(is_purged);
+            match cause {
+                Some(false) => return true,
+                // The reason comes behind.
+                Some(true) => stalled = stalled.min(Instant::now() + CAUSE),
+                None => {}
             }
             self.serve();
+            let now = self.producer.in_flight_count();
+            if now != left && cause.is_none() {
+                stalled = Instant::now() + STALL;
+            } else if deadline.is_over() || Instant::now() > stalled {
+                return cause.is_some();
+            }
+            left = now;
         }
         true
     }
@@ -327,26 +357,16 @@ impl Sink {
         }
     }
 
-    /// Takes back what the batch published so far.
+    /// Takes back what the batch published so far, by a new producer, whose beginning ends the transaction.
+    ///
+    /// librdkafka could go on with the old one. But what it purges it counts as if it had never been sent: where the
+    /// broker had such a record all the same, it would take the next one for a duplicate, and drop it.
     pub fn abort(&mut self) -> Result<(), SinkError> {
         if !std::mem::take(&mut self.open) {
             return Ok(());
         }
-        // Delivery reports come only while somebody polls: without them the abort waits for its whole time. What was in
-        // flight may be queued again meanwhile.
-        let mut deadline = self.deadline();
-        while self.producer.in_flight_count() > 0 && !deadline.is_over() {
-            self.producer.purge(PurgeConfig::default().queue());
-            self.serve();
-        }
-        if self.transactional {
-            self.retried(|| self.producer.abort_transaction(CALL))?;
-        }
-        // Statistics of before may still wait to be told.
-        self.producer.poll(Duration::ZERO);
-        self.producer.context().undelivered().take();
-        self.producer.context().doomed.store(false, Ordering::Release);
-        Ok(())
+        self.producer = producer(&self.settings, self.transactional_id.as_deref())?;
+        self.initialize()
     }
 
     /// Calls the broker again while it says that it may help.
@@ -360,7 +380,7 @@ impl Sink {
             match &error {
                 KafkaError::Transaction(cause) if cause.is_retriable() => {}
                 KafkaError::Transaction(cause) if cause.txn_requires_abort() => {
-                    return Err(SinkError::Aborted(error));
+                    return Err(self.failed(error));
                 }
                 _ => return Err(SinkError::Failed(error)),
             }

@@ -86,6 +86,7 @@ impl Tokenizer {
     pub fn token(&self, input: &[u8], out: &mut Vec<u8>) {
         let digest = self.digester.digest(input);
         let kept = digest.get(..self.bytes).unwrap_or(&digest);
+        // More than it takes: what is appended is reserved exactly.
         out.reserve(2 * kept.len());
         URL_SAFE_NO_PAD.encode_append(kept, out);
     }

@@ -280,6 +280,7 @@ impl Lane {
                 _ => Vec::new(),
             };
             if batch.is_empty() && changes.is_empty() {
+                transform.sink.idle();
                 continue;
             }
             let stage = |stage, began: Instant| {
@@ -315,6 +316,10 @@ impl Lane {
                     locked(&shared.changes).splice(0..0, changes);
                     let records = batch.len();
                     tracing::info!(lane = self.number, records, "aborting: {error}");
+                    if let LaneError::Sink(SinkError::Failed(_) | SinkError::TimedOut(_)) = error {
+                        // The beginning of the next session ends the transaction.
+                        return Err(error);
+                    }
                     transform.abort()?;
                     // The records are still in hand. Before they are tried again, the next gathering drops
                     // those of partitions that went to somebody else.

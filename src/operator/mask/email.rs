@@ -54,14 +54,16 @@ fn after_quotes(address: &str) -> Option<usize> {
 /// address or a remark.
 fn is_domain(domain: Text<'_>) -> bool {
     let separates = |byte| matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
-    let fits = |first: char| first.is_alphanumeric() || u8::try_from(first).is_ok_and(separates);
+    let ascii = |byte: u8| byte.is_ascii_alphanumeric() || separates(byte);
     let all = match domain.bytes() {
-        Some(bytes) => bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || separates(*byte)),
-        // Some letters take the at sign behind them into their cluster.
+        Some(bytes) => bytes.iter().all(|byte| ascii(*byte)),
+        // Some letters take the sign or space behind them into their cluster.
         None => {
-            let mut clusters = domain.clusters();
-            !domain.whole.contains('@')
-                && clusters.all(|cluster| cluster.chars().next().is_some_and(fits))
+            let fits =
+                |c: char| !c.is_whitespace() && c != '＠' && (!c.is_ascii() || ascii(c as u8));
+            let begins = |c: char| c.is_alphanumeric() || c.is_ascii();
+            domain.whole.chars().all(fits)
+                && domain.clusters().all(|cluster| cluster.chars().next().is_some_and(begins))
         }
     };
     all && !domain.whole.is_empty()
@@ -123,6 +125,8 @@ mod tests {
             "bob@x＠y",
             "bob＠example.com",
             "bob@x\u{d4e}@example.com",
+            "bob@example.com\u{d4e} alice",
+            "bob@example.com\u{d4e}\u{3000}alice",
         ];
         for other in others {
             assert_masks("mask: email", &[(other, "***")]);

@@ -57,6 +57,7 @@ impl Separated {
         }
     }
 
+    /// A separator that a mark is combined with may be anything.
     fn class_of(&self, cluster: &str) -> Class {
         if let [byte] = cluster.as_bytes() {
             return self.class_of_byte(*byte);
@@ -173,6 +174,7 @@ impl Shown for Separated {
     }
 }
 
+/// Two letters and two digits, whatever white space is between them.
 fn begins_with_country(whole: &str) -> bool {
     let mut characters = whole.chars().filter(|character| !character.is_whitespace());
     let mut next = |is: fn(&char) -> bool| characters.next().as_ref().is_some_and(is);
@@ -182,7 +184,6 @@ fn begins_with_country(whole: &str) -> bool {
         && next(char::is_ascii_digit)
 }
 
-/// Whether a character only groups others. One that a mark is combined with may be anything.
 #[cfg(test)]
 mod tests {
     use super::super::tests::assert_masks;
