@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 
 use super::client::{self, ClientSettings, Connection};
@@ -357,13 +357,25 @@ impl Sink {
         }
     }
 
-    /// Takes back what the batch published so far, by a new producer, whose beginning ends the transaction.
+    /// Takes back what the batch published so far, and goes on with a new producer.
     ///
     /// librdkafka could go on with the old one. But what it purges it counts as if it had never been sent: where the
     /// broker had such a record all the same, it would take the next one for a duplicate, and drop it.
     pub fn abort(&mut self) -> Result<(), SinkError> {
         if !std::mem::take(&mut self.open) {
             return Ok(());
+        }
+        if self.transactional_id.is_some() {
+            // Only to be quick: the beginning of the new one ends what is still open, but asks again after half a second
+            // where it finds something.
+            self.producer.purge(PurgeConfig::default().queue().non_blocking());
+            let until = Instant::now() + CAUSE;
+            while self.producer.in_flight_count() > 0 && Instant::now() < until {
+                self.serve();
+            }
+            if self.producer.in_flight_count() == 0 {
+                let _ = self.producer.abort_transaction(CALL);
+            }
         }
         self.producer = producer(&self.settings, self.transactional_id.as_deref())?;
         self.initialize()
