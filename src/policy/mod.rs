@@ -20,6 +20,5 @@ pub use model::{
 };
 pub use path::{Path, Segment};
 pub use plan::{
-    Actions, Apply, DEAD, Edge, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId,
-    ViewPlan,
+    Actions, Apply, DEAD, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId, ViewPlan,
 };

@@ -9,7 +9,7 @@ use super::track::{Frame, Place};
 use crate::event::debezium::UNAVAILABLE;
 use crate::json::{Kind, Scanner, Value};
 use crate::operator::{Refusal, Scratch};
-use crate::policy::{Actions, DEAD, Edge, Format, LeafId, Plan, State, StateId, Unclassified};
+use crate::policy::{Actions, DEAD, Format, LeafId, Plan, State, StateId, Unclassified};
 
 /// A value whose text is longer is not worth remembering.
 const MEMORABLE: usize = 256;
@@ -131,13 +131,12 @@ impl<'p> Walk<'p> {
 
     /// The edge that followed `edge` last time, or began the objects of `at`.
     #[inline(always)]
-    fn expected(&self, at: StateId, edge: u32) -> Option<(u32, &'p Edge)> {
+    fn expected(&self, at: StateId, edge: u32) -> u32 {
         let guess = match edge {
             NO_EDGE => self.memory.firsts.get(at.0 as usize),
             edge => self.memory.follows.get(edge as usize),
         };
-        let guess = *guess?;
-        Some((guess, self.plan.edges.get(guess as usize)?))
+        guess.copied().unwrap_or(NO_EDGE)
     }
 
     /// The name of the member that comes next: where it leads from `state`, its length as it is written, and whether
@@ -151,7 +150,8 @@ impl<'p> Walk<'p> {
         state: &State,
         edge: &mut u32,
     ) -> Result<(StateId, usize, bool), Failure> {
-        if let Some((guess, found)) = self.expected(at, *edge)
+        let guess = self.expected(at, *edge);
+        if let Some(found) = self.plan.edges.get(guess as usize)
             && let Some(probe) = &found.probe
             && frame.scan.accept_probe(probe)
         {
@@ -266,9 +266,11 @@ impl<'p> Walk<'p> {
             return Ok(false);
         }
         let Object { at, mask, depth } = *object;
+        let edges = self.plan.edges.as_slice();
         let mut start = frame.scan.at();
         let closed = loop {
-            let Some((guess, found)) = self.expected(at, *edge) else { break false };
+            let guess = self.expected(at, *edge);
+            let Some(found) = edges.get(guess as usize) else { break false };
             let Some(probe) = found.probe.as_ref().filter(|_| found.usual) else { break false };
             let Some(end) = frame.scan.usual_end(start, probe) else { break false };
             let closed = match frame.scan.byte(end) {
