@@ -300,8 +300,9 @@ impl Sink {
     fn settle(&self) -> bool {
         let context = self.producer.context();
         let (mut deadline, mut stalled) = (self.deadline(), Instant::now() + STALL);
-        let mut left = self.producer.in_flight_count();
-        while left > 0 {
+        // Logs and statistics that wait to be told count too: only fewer than ever is progress.
+        let mut least = self.producer.in_flight_count();
+        while self.producer.in_flight_count() > 0 {
             let cause = context.undelivered().as_ref().map(is_purged);
             match cause {
                 Some(false) => return true,
@@ -310,13 +311,14 @@ impl Sink {
                 None => {}
             }
             self.serve();
-            let now = self.producer.in_flight_count();
-            if now != left && cause.is_none() {
+            let left = self.producer.in_flight_count();
+            if left < least && cause.is_none() {
                 stalled = Instant::now() + STALL;
-            } else if deadline.is_over() || Instant::now() > stalled {
+            }
+            least = least.min(left);
+            if deadline.is_over() || Instant::now() > stalled {
                 return cause.is_some();
             }
-            left = now;
         }
         true
     }
