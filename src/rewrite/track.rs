@@ -122,7 +122,7 @@ impl<'i, 't> Frame<'i, 't> {
     #[inline]
     fn cut(&mut self, view: usize, at: usize) {
         if let Some(track) = self.tracks.get_mut(view) {
-            track.out.extend_from_slice(self.scan.slice(track.from, at).as_bytes());
+            track.out.extend_from_slice(self.scan.bytes_between(track.from, at));
             track.from = at;
         }
     }
