@@ -1,14 +1,15 @@
 //! The consumer of a lane.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance,
 };
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -40,6 +41,44 @@ struct SourceContext {
     connection: Arc<Connection>,
     changes: Mutex<Vec<Rebalanced>>,
     changed: AtomicBool,
+    /// The partitions that are held, while records are.
+    held: Mutex<Option<BTreeSet<(String, i32)>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn partitions<C: FromIterator<(String, i32)>>(list: &TopicPartitionList) -> C {
+    list.elements().iter().map(|one| (one.topic().to_owned(), one.partition())).collect()
+}
+
+fn list<'p>(partitions: impl IntoIterator<Item = &'p (String, i32)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// librdkafka remembers that a partition was paused when it goes to another member and comes back: it would never be
+/// read again. And to resume one that is not paused takes it back to where it began, which would double records. So
+/// what goes is resumed, what comes is paused while records are held, and nothing else is resumed.
+impl SourceContext {
+    fn goes(&self, consumer: &BaseConsumer<Self>, gone: &[(String, i32)]) -> KafkaResult<()> {
+        let mut held = locked(&self.held);
+        let Some(held) = held.as_mut() else { return Ok(()) };
+        let paused: Vec<_> = gone.iter().filter(|partition| held.remove(partition)).collect();
+        consumer.resume(&list(paused))
+    }
+
+    fn comes(&self, consumer: &BaseConsumer<Self>, come: &TopicPartitionList) -> KafkaResult<()> {
+        let mut held = locked(&self.held);
+        let Some(held) = held.as_mut() else { return Ok(()) };
+        consumer.pause(come)?;
+        held.extend(partitions::<Vec<_>>(come));
+        Ok(())
+    }
 }
 
 impl ClientContext for SourceContext {
@@ -58,22 +97,32 @@ impl ClientContext for SourceContext {
 }
 
 impl ConsumerContext for SourceContext {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let of = |list: &TopicPartitionList| {
-            let elements = list.elements();
-            elements.iter().map(|one| (one.topic().to_owned(), one.partition())).collect()
-        };
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let change = match rebalance {
-            Rebalance::Assign(list) => Rebalanced::Assigned(of(list)),
-            Rebalance::Revoke(list) => Rebalanced::Revoked(of(list)),
+            Rebalance::Assign(list) => Rebalanced::Assigned(partitions(list)),
+            Rebalance::Revoke(list) => {
+                let gone: Vec<_> = partitions(list);
+                if let Err(error) = self.goes(consumer, &gone) {
+                    tracing::warn!(%error, "partitions that go are not resumed");
+                }
+                Rebalanced::Revoked(gone)
+            }
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "rebalance failed");
                 return;
             }
         };
         self.connection.down(false);
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        locked(&self.changes).push(change);
         self.changed.store(true, Ordering::Release);
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(list) = rebalance
+            && let Err(error) = self.comes(consumer, list)
+        {
+            tracing::warn!(%error, "partitions that come are not held");
+        }
     }
 }
 
@@ -164,6 +213,7 @@ impl Source {
             connection: Arc::clone(&settings.connection),
             changes: Mutex::default(),
             changed: AtomicBool::new(false),
+            held: Mutex::default(),
         };
         let consumer: BaseConsumer<SourceContext> = settings
             .consumer(protocol)
@@ -224,7 +274,7 @@ impl Source {
         if !context.changed.swap(false, Ordering::Acquire) {
             return Vec::new();
         }
-        std::mem::take(&mut *context.changes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *locked(&context.changes))
     }
 
     /// The generation now.
@@ -234,11 +284,17 @@ impl Source {
 
     /// Takes no more records until [`Source::release`]; rebalances are served all the same.
     pub fn hold(&self) -> Result<(), SourceError> {
-        Ok(self.consumer.pause(&self.consumer.assignment()?)?)
+        let mut held = locked(&self.consumer.context().held);
+        let assigned = self.consumer.assignment()?;
+        self.consumer.pause(&assigned)?;
+        held.get_or_insert_default().extend(partitions::<Vec<_>>(&assigned));
+        Ok(())
     }
 
+    /// Takes records again.
     pub fn release(&self) -> Result<(), SourceError> {
-        Ok(self.consumer.resume(&self.consumer.assignment()?)?)
+        let held = locked(&self.consumer.context().held).take();
+        Ok(self.consumer.resume(&list(&held.unwrap_or_default()))?)
     }
 
     /// Tells the consumer what a transaction committed: its lag counts from there.

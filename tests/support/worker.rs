@@ -60,23 +60,32 @@ impl Site {
 
     /// Everything that workers of this site logged.
     pub fn logs(&self) -> String {
-        let mut all = String::new();
-        for entry in fs::read_dir(self.folder.path()).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|ending| ending == "log") {
-                all += &String::from_utf8_lossy(&fs::read(path).unwrap());
-            }
-        }
-        all
+        self.log_files().into_iter().map(|(_, log)| log).collect()
+    }
+
+    fn log_files(&self) -> Vec<(PathBuf, String)> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let logs = paths.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+        let read = |path: PathBuf| {
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+            (path, text)
+        };
+        logs.map(read).collect()
     }
 }
 
-/// After a panic the folder stays, so that the logs can be read.
+/// After a panic the folder stays, so that the logs can be read; where it is gone, their ends have been printed.
 impl Drop for Site {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.folder.disable_cleanup(true);
             eprintln!("logs are in {}", self.folder.path().display());
+            for (path, log) in self.log_files() {
+                let lines: Vec<_> = log.lines().filter(|line| !line.contains("DEBUG")).collect();
+                let end = lines[lines.len().saturating_sub(15)..].join("\n");
+                eprintln!("the end of {}:\n{end}", path.display());
+            }
         }
     }
 }
