@@ -221,17 +221,17 @@ fn copy(settings: &ClientSettings, raw: &str, to: &str, total: u64) -> (Progress
     while copied < total {
         assert!(began.elapsed() < LIMIT, "the copying lane is too slow");
         let (mut pending, mut bytes) = (Vec::new(), 0);
-        let mut deadline = Instant::now() + Duration::from_millis(bounds.time_ms);
+        let mut deadline = Instant::now() + Duration::from_millis(bounds.time_ms.get());
         while let Some(Ok(message)) =
             consumer.poll(deadline.saturating_duration_since(Instant::now()))
         {
             if pending.is_empty() {
-                deadline = Instant::now() + Duration::from_millis(bounds.time_ms);
+                deadline = Instant::now() + Duration::from_millis(bounds.time_ms.get());
             }
             bytes += message.payload_len() + message.key_len();
             pending.push(message);
-            if pending.len() >= bounds.records
-                || bytes >= bounds.bytes
+            if pending.len() >= bounds.records.get()
+                || bytes >= bounds.bytes.get()
                 || Instant::now() >= deadline
             {
                 break;

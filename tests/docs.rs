@@ -19,14 +19,31 @@ fn page(name: &str) -> String {
 
 #[test]
 fn the_operator_reference_is_what_the_binary_prints() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
-    let printed = command.args(["operators", "--markdown"]).output().unwrap().stdout;
-    let printed = String::from_utf8(printed).unwrap();
+    let printed = printed(&["operators", "--markdown"]);
     assert!(
         page("docs/operators.md") == printed,
         "docs/operators.md: run `veilstream operators --markdown > docs/operators.md`"
     );
     assert!(SPECS.iter().all(|spec| printed.contains(&format!("## {}\n", spec.name))));
+}
+
+fn printed(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    String::from_utf8(command.args(arguments).output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn the_options_are_what_the_binary_prints() {
+    let (options, schema) = (printed(&["config", "options"]), printed(&["config", "schema"]));
+    assert!(options.contains("| `kafka.bootstrap` | text | required |"));
+    assert!(
+        page("docs/configuration.md").contains(&options),
+        "docs/configuration.md: paste what `veilstream config options` prints"
+    );
+    assert!(
+        page("config/worker.schema.json") == schema,
+        "run `veilstream config schema > config/worker.schema.json`"
+    );
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn a_partition_that_comes_back_is_read_from_where_it_was_committed() {
 
     // Two of the held partitions go, and come back when nothing is held any more.
     first.source.hold().unwrap();
-    let mut second = share(&mut first, &settings, &topic);
+    let second = share(&mut first, &settings, &topic);
     first.source.release().unwrap();
     second.source.hold().unwrap();
     drop(second);

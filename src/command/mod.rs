@@ -4,8 +4,10 @@
 
 mod apply;
 mod check;
+mod config;
 mod demo;
 mod events;
+mod health;
 mod keys;
 mod operators;
 mod preview;
@@ -28,7 +30,10 @@ pub struct Cli {
 enum Command {
     Demo(demo::Demo),
     Run(run::Run),
+    Health(health::Health),
     Check(check::Check),
+    #[command(subcommand)]
+    Config(config::Config),
     Preview(preview::Preview),
     Apply(apply::Apply),
     Operators(operators::Operators),
@@ -70,7 +75,9 @@ impl Cli {
         let done = match self.command {
             Command::Demo(command) => command.run(),
             Command::Run(command) => command.run(),
+            Command::Health(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Config(command) => command.run(),
             Command::Preview(command) => command.run(),
             Command::Apply(command) => command.run(),
             Command::Operators(command) => command.run(),

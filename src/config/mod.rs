@@ -1,40 +1,63 @@
-//! `worker.yaml`: what a worker is told. Every field has a default but the addresses of what it works with.
+//! `worker.yaml`: what a worker is told. Every option has a default but the addresses of what it works with.
+//!
+//! The types are the reference: their comments are the descriptions in the JSON Schema and in
+//! docs/configuration.md, `x-unit` is the unit, `x-reload` says what a reload takes up.
+
+mod load;
+mod reference;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// A worker's configuration. `config/worker.yaml` shows all of it with its defaults.
-#[derive(Debug, Clone, Deserialize)]
+pub use load::{ConfigError, ENVIRONMENT};
+pub use reference::{Reference, schema};
+
+/// The configuration of a veilstream worker
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// A name that is stable over restarts, such as a StatefulSet's pod name: transactions of a killed
-    /// predecessor then end at once instead of after `kafka.transaction_timeout_ms`.
+    /// A name of this worker that is stable over restarts, such as a StatefulSet's pod name: a restarted worker then
+    /// ends the transactions of its predecessor at once. Random at each start if unset.
     #[serde(default)]
     pub name: Option<String>,
+    /// The cluster, and how it is talked to.
     pub kafka: Kafka,
+    /// What a crash may do to the last batch.
     #[serde(default)]
     pub delivery: Delivery,
-    /// Lanes: a consumer and a producer each. One per core by default.
+    /// Lanes: a consumer, a producer and a thread each. One per core if unset.
     #[serde(default)]
-    pub lanes: Option<usize>,
+    pub lanes: Option<NonZeroUsize>,
+    /// The bounds of a batch, which is one transaction.
     #[serde(default)]
     pub batch: Batch,
-    /// Policy files; `*` matches many. Relative to this file.
+    /// Policy files; `*` matches many. A pattern without a match is an error.
+    #[schemars(length(min = 1), extend("x-reload" = "content and files: SIGHUP, file change"))]
     pub policies: Vec<String>,
-    /// The keyset file. Relative to this file.
+    /// The keyset file, made by `veilstream keys init`.
+    #[schemars(extend("x-reload" = "content: SIGHUP"))]
     pub keys: PathBuf,
+    /// Where records go that cannot be sanitized.
     pub quarantine: Quarantine,
+    /// Where audit events go.
     pub audit: Audit,
+    /// Rate limits of this worker, all lanes together.
     #[serde(default)]
     pub limits: Limits,
+    /// Metrics, health and logs.
     #[serde(default)]
     pub telemetry: Telemetry,
-    /// How long a stop may take, in seconds.
+    /// What `veilstream topics` makes; the worker itself makes none.
+    #[serde(default)]
+    pub topics: Topics,
+    /// How long a stop may take. What is not committed then is read again.
     #[serde(default = "default_deadline")]
+    #[schemars(extend("x-unit" = "seconds"))]
     pub shutdown_deadline_s: u64,
     /// Where the file stood.
     #[serde(skip)]
@@ -48,26 +71,36 @@ fn default_deadline() -> u64 {
     30
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
     /// `host:port`, several separated by commas.
     pub bootstrap: String,
-    /// The consumer group.
+    /// The consumer group, and the beginning of transactional ids.
     #[serde(default = "default_group")]
     pub group: String,
+    /// How members of the group share the partitions.
     #[serde(default)]
     pub group_protocol: GroupProtocol,
-    /// After this long the broker aborts the transaction of a lane that was killed.
+    /// A lane is a static member of its group (KIP-345): a restart within the session timeout moves no partition.
+    /// Needs `name`.
+    #[serde(default)]
+    pub static_membership: bool,
+    /// After this long the broker aborts what a killed lane left open; and as long a lane waits for the broker before
+    /// it begins anew. At most the broker's `transaction.max.timeout.ms`.
     #[serde(default = "default_transaction_timeout")]
+    #[schemars(range(min = 1000), extend("x-unit" = "milliseconds"))]
     pub transaction_timeout_ms: u32,
+    /// TLS and SASL. Plaintext if unset.
     #[serde(default)]
     pub security: Option<Security>,
-    /// Any librdkafka setting, for both clients; then for one alone.
+    /// librdkafka settings for all clients, by their names. Values are text: quote numbers and `true`.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
+    /// librdkafka settings for consumers; they override `properties`.
     #[serde(default)]
     pub consumer: BTreeMap<String, String>,
+    /// librdkafka settings for producers; they override `properties`.
     #[serde(default)]
     pub producer: BTreeMap<String, String>,
 }
@@ -80,8 +113,7 @@ fn default_transaction_timeout() -> u32 {
     60_000
 }
 
-/// How members of the group share the partitions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupProtocol {
     /// `consumer` where the broker has it, else `classic`.
@@ -93,24 +125,25 @@ pub enum GroupProtocol {
     Consumer,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Delivery {
-    /// Sanitized records, quarantine, audit and offsets in one transaction.
+    /// Sanitized records, quarantine, audit and offsets are one transaction.
     #[default]
     ExactlyOnce,
     /// A crash may publish the last batch again.
     AtLeastOnce,
 }
 
-/// TLS and SASL, in librdkafka's words.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Security {
-    /// plaintext, ssl, sasl_plaintext, sasl_ssl
+    /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
     pub protocol: String,
+    /// User and password.
     #[serde(default)]
     pub sasl: Option<Sasl>,
+    /// Certificates.
     #[serde(default)]
     pub tls: Option<Tls>,
     /// Any other librdkafka setting that is a secret, such as `sasl.oauthbearer.client.secret`.
@@ -118,220 +151,193 @@ pub struct Security {
     pub secrets: BTreeMap<String, SecretText>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sasl {
-    /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
     pub mechanism: String,
     pub username: SecretText,
     pub password: SecretText,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM file of the certificate authorities; the system's by default.
+    /// PEM file of the certificate authorities. The system's if unset.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// PEM file of the client's certificate.
     #[serde(default)]
     pub certificate: Option<PathBuf>,
+    /// PEM file of its key.
     #[serde(default)]
     pub key: Option<PathBuf>,
+    /// The password of that key.
     #[serde(default)]
     pub key_password: Option<SecretText>,
 }
 
-/// A secret by reference: it never stands in the configuration itself.
-#[derive(Debug, Clone, Deserialize)]
+/// `{ file: PATH }` or `{ env: NAME }`: a secret never stands in the configuration itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[schemars(title = "Secret")]
 pub enum SecretText {
+    /// A file; line ends at its end are cut off.
     File(PathBuf),
+    /// An environment variable.
     Env(String),
 }
 
-impl SecretText {
-    /// The secret. The error names the reference only.
-    pub fn read(&self, folder: &Path) -> Result<crate::crypto::Secret<String>, ConfigError> {
-        let text = match self {
-            SecretText::File(path) => {
-                let path = folder.join(path);
-                std::fs::read_to_string(&path)
-                    .map_err(|error| ConfigError::Secret(format!("{}: {error}", path.display())))?
-            }
-            SecretText::Env(name) => std::env::var(name).map_err(|_| {
-                ConfigError::Secret(format!("the environment variable {name} is not set"))
-            })?,
-        };
-        Ok(crate::crypto::Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
-    }
-}
-
-/// The bounds of a batch, which is one transaction.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batch {
-    pub records: usize,
-    pub bytes: usize,
-    pub time_ms: u64,
+    /// Records of a batch, at most.
+    #[schemars(extend("x-unit" = "records"))]
+    pub records: NonZeroUsize,
+    /// A batch is full when keys, values and headers reach this.
+    #[schemars(extend("x-unit" = "bytes"))]
+    pub bytes: NonZeroUsize,
+    /// A batch is full this long after its first record.
+    #[schemars(extend("x-unit" = "milliseconds"))]
+    pub time_ms: NonZeroU64,
+}
+
+const fn at_least_one(number: usize) -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(number.saturating_sub(1))
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { records: 10_000, bytes: 8 << 20, time_ms: 100 }
+        Batch {
+            records: at_least_one(10_000),
+            bytes: at_least_one(8 << 20),
+            time_ms: NonZeroU64::MIN.saturating_add(99),
+        }
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quarantine {
+    /// The topic of records that cannot be sanitized; they are encrypted.
     pub topic: String,
+    /// What happens to a record that is too large for that topic.
     #[serde(default)]
     pub oversize: Oversize,
 }
 
-/// What happens to a record that is too large for the quarantine topic.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Oversize {
-    /// Its coordinates and a keyed digest stand for it.
+    /// Its coordinates, size and keyed digest stand for it. The record itself is then in the source topic alone.
     #[default]
     Account,
-    /// The lane stops there.
+    /// The lane stops there, and the worker with status 1; the record stays unread.
     Halt,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
+    /// The topic of audit events. Another one than quarantine's.
     pub topic: String,
 }
 
-/// Limits by name of the source topic or view; over all lanes of this worker.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// By source topic: what is read from it.
     pub sources: BTreeMap<String, Limit>,
-    /// By `POLICY/VIEW`.
+    /// By `POLICY/VIEW`: what is published to it.
     pub views: BTreeMap<String, Limit>,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limit {
+    /// Records per second. No limit if unset.
+    #[schemars(extend("x-unit" = "records/s"))]
     pub records_per_second: Option<NonZeroU32>,
+    /// Bytes of keys, values and headers per second. No limit if unset.
+    #[schemars(extend("x-unit" = "bytes/s"))]
     pub bytes_per_second: Option<NonZeroU32>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served: a loopback address.
+    /// Where `/metrics`, `/healthz` and `/readyz` are served to this machine: a loopback address.
     pub listen: SocketAddr,
+    /// Where the same is served to others: over TLS, and `/metrics` to those that show a token.
+    pub remote: Option<Remote>,
+    /// The form of log lines.
     pub log_format: LogFormat,
-    /// A level or a filter such as `info,veilstream=debug`; `VEILSTREAM_LOG` overrides it.
+    /// A level, or a filter such as `info,veilstream=debug`. `VEILSTREAM_LOG` overrides it.
     pub log_level: String,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 9464));
-        Telemetry { listen, log_format: LogFormat::Text, log_level: "info".into() }
+        Telemetry { listen, remote: None, log_format: LogFormat::Text, log_level: "info".into() }
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    /// The address, such as `0.0.0.0:9465`.
+    pub listen: SocketAddr,
+    /// PEM file of the server's certificate, and of those between it and the authority.
+    #[schemars(extend("x-reload" = "content: SIGHUP"))]
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    #[schemars(extend("x-reload" = "content: SIGHUP"))]
+    pub key: PathBuf,
+    /// Whoever reads metrics shows it: `Authorization: Bearer TOKEN`.
+    #[schemars(extend("x-reload" = "content: SIGHUP"))]
+    pub token: SecretText,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// For people.
     #[default]
     Text,
+    /// One JSON object a line.
     Json,
 }
 
-/// What is wrong with a configuration, and where.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{path}: {error}")]
-    Read { path: PathBuf, error: std::io::Error },
-    #[error("{path}:{line}:{column}: {message}")]
-    Malformed { path: PathBuf, line: u64, column: u64, message: String },
-    #[error("{path}: `{field}`: {problem}")]
-    Invalid { path: PathBuf, field: &'static str, problem: String },
-    #[error("a secret cannot be read: {0}")]
-    Secret(String),
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Topics {
+    /// Replicas of each topic. The broker's `default.replication.factor` if unset.
+    #[schemars(extend("x-unit" = "replicas"))]
+    pub replication_factor: Option<NonZeroU32>,
+    /// By topic: what is to be other than `veilstream topics` would have it. A source topic is made only if it
+    /// stands here with `partitions`.
+    pub each: BTreeMap<String, TopicSettings>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopicSettings {
+    /// Partitions. Of a view: as many as its largest source; else 6 if unset.
+    #[schemars(extend("x-unit" = "partitions"))]
+    pub partitions: Option<NonZeroU32>,
+    /// Settings of the topic by Kafka's names, such as `retention.ms`. Values are text.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Config {
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { path: path.into(), error })?;
-        let mut config: Config = serde_saphyr::from_str(&text).map_err(|error| {
-            let (line, column) =
-                error.location().map_or((1, 1), |place| (place.line(), place.column()));
-            let message = without_values(&error);
-            ConfigError::Malformed { path: path.into(), line, column, message }
-        })?;
-        config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let invalid = |field, problem: &str| {
-            Err(ConfigError::Invalid { path: path.into(), field, problem: problem.into() })
-        };
-        let batch = config.batch;
-        if batch.records == 0 || batch.bytes == 0 || batch.time_ms == 0 {
-            return invalid("batch", "records, bytes and time_ms are at least 1");
-        }
-        if config.lanes == Some(0) {
-            return invalid("lanes", "at least 1");
-        }
-        if config.policies.is_empty() {
-            return invalid("policies", "at least one file");
-        }
-        if !config.telemetry.listen.ip().is_loopback() {
-            return invalid(
-                "telemetry.listen",
-                "a loopback address: what is served there has no TLS and asks for no token",
-            );
-        }
-        if config.quarantine.topic == config.audit.topic {
-            return invalid("audit.topic", "another topic than `quarantine.topic`");
-        }
-        let owned = [
-            "acks",
-            "enable.auto.commit",
-            "enable.auto.offset.store",
-            "enable.idempotence",
-            "group.id",
-            "group.protocol",
-            "isolation.level",
-            "transaction.timeout.ms",
-            "transactional.id",
-        ];
-        let settings = [&config.kafka.properties, &config.kafka.consumer, &config.kafka.producer];
-        if let Some(name) = settings
-            .iter()
-            .flat_map(|map| map.keys())
-            .find(|name| owned.contains(&name.to_lowercase().as_str()))
-        {
-            let problem = format!("`{name}` is veilstream's own to set: delivery depends on it");
-            return invalid("kafka", &problem);
-        }
-        let secret = |name: &&String| {
-            let name = name.to_lowercase();
-            let words = ["password", "secret", "key.pem", "jaas", "oauthbearer.config"];
-            words.iter().any(|word| name.contains(word))
-        };
-        if let Some(name) = settings.iter().flat_map(|map| map.keys()).find(secret) {
-            let problem =
-                format!("`{name}` is a secret: give it in `kafka.security` by file or environment");
-            return invalid("kafka", &problem);
-        }
-        Ok(config)
-    }
-
     /// The batch bounds, no larger than what a limit lets all lanes through in a second: so a lane never waits
     /// long with a transaction open.
     pub fn effective_batch(&self) -> Batch {
         let lanes = self.lanes();
-        let share = |rate: Option<NonZeroU32>, bound: usize| {
-            rate.map_or(bound, |rate| bound.min(rate.get() as usize / lanes).max(1))
+        let share = |rate: Option<NonZeroU32>, bound: NonZeroUsize| {
+            let share = rate.and_then(|rate| NonZeroUsize::new(rate.get() as usize / lanes));
+            rate.map_or(bound, |_| bound.min(share.unwrap_or(NonZeroUsize::MIN)))
         };
         let limits = self.limits.sources.values().chain(self.limits.views.values());
         limits.fold(self.batch, |batch, limit| Batch {
@@ -342,28 +348,6 @@ impl Config {
     }
 
     pub fn lanes(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.lanes.unwrap_or(cores)
-    }
-}
-
-/// What is wrong and where, without the lines around it and without the value itself: it may be a secret that
-/// stands where it should not.
-fn without_values(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    // The place is told in front.
-    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text).to_owned();
-    // Names of fields stand in backquotes and may be told; a value that serde met stands in double quotes, and
-    // one that it took for a variant behind these words.
-    let text = match (text.split_once('"'), text.rsplit_once('"')) {
-        (Some((before, _)), Some((_, after))) => format!("{before}…{after}"),
-        _ => text,
-    };
-    match text.split_once("unknown variant `") {
-        Some((before, rest)) => {
-            let rest = rest.split_once('`').map_or("", |(_, rest)| rest);
-            format!("{before}unknown word{rest}")
-        }
-        None => text,
+        self.lanes.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 }

@@ -125,6 +125,8 @@ pub struct ClientSettings {
     group: String,
     protocol: GroupProtocol,
     transaction_timeout_ms: u32,
+    /// The name of a static member.
+    instance: Option<String>,
     pub connection: Arc<Connection>,
 }
 
@@ -170,6 +172,7 @@ impl ClientSettings {
             group: kafka.group.clone(),
             protocol: kafka.group_protocol,
             transaction_timeout_ms: kafka.transaction_timeout_ms,
+            instance: None,
             connection: Arc::default(),
         })
     }
@@ -183,6 +186,11 @@ impl ClientSettings {
     pub fn with_transaction_timeout_at_most(mut self, milliseconds: u32) -> ClientSettings {
         self.transaction_timeout_ms = self.transaction_timeout_ms.min(milliseconds);
         self
+    }
+
+    /// The same, for a static member of the group (KIP-345).
+    pub fn as_static_member(self, instance: String) -> ClientSettings {
+        ClientSettings { instance: Some(instance), ..self }
     }
 
     pub fn transaction_timeout_ms(&self) -> u32 {
@@ -224,6 +232,9 @@ impl ClientSettings {
             .set("fetch.wait.max.ms", "20")
             .set("queued.min.messages", "10000")
             .set("queued.max.messages.kbytes", "32768");
+        if let Some(instance) = &self.instance {
+            config.set("group.instance.id", instance);
+        }
         match protocol {
             GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
             _ => config

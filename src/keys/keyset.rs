@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64_simd::STANDARD;
@@ -40,6 +40,12 @@ pub enum KeysetError {
     Readable { path: PathBuf, mode: u32 },
     #[error("{path} is no keyset: {problem}")]
     Malformed { path: PathBuf, problem: String },
+}
+
+/// The mode bits that let others at a file of this owner. What an orchestrator mounts belongs to root, and is read by
+/// way of its group.
+fn others(owner: u32, user: u32) -> u32 {
+    if owner == user { 0o077 } else { 0o037 }
 }
 
 /// The keys of one file.
@@ -92,8 +98,9 @@ impl Keyset {
         let read = |error| KeysetError::Read { path: path.into(), error };
         let mut file = fs::File::open(path).map_err(read)?;
         // Asked of the open file: the one that is read is the one that is checked.
-        let mode = file.metadata().map_err(read)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        let metadata = file.metadata().map_err(read)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & others(metadata.uid(), rustix::process::geteuid().as_raw()) != 0 {
             return Err(KeysetError::Readable { path: path.into(), mode });
         }
         let mut text = String::new();
@@ -226,6 +233,15 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(Keyset::load(&path), Err(KeysetError::Readable { .. })));
         }
+    }
+
+    #[test]
+    fn a_mounted_secret_may_be_read_by_way_of_its_group() {
+        assert_eq!(0o440 & others(0, 65532), 0);
+        for mode in [0o460, 0o444, 0o442, 0o441] {
+            assert_ne!(mode & others(0, 65532), 0, "{mode:o}");
+        }
+        assert_ne!(0o440 & others(0, 0), 0);
     }
 
     #[test]

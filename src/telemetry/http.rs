@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz`, `/readyz` on a loopback address.
+//! `/metrics`, `/healthz`, `/readyz`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,29 +52,27 @@ struct Shared {
     health: Arc<Health>,
 }
 
-/// Serves until the future is dropped. Gives the address, for a port of 0.
+/// All that is served.
+pub fn pages(metrics: Arc<Metrics>, health: Arc<Health>) -> Router {
+    let metrics_page = |State(shared): State<Shared>| async move {
+        ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
+    };
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics_page))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(Shared { metrics, health })
+}
+
+/// Serves `pages` until the future is dropped. Gives the address too, for a port of 0.
 pub async fn serve(
     listen: SocketAddr,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
+    pages: Router,
 ) -> std::io::Result<(SocketAddr, impl Future<Output = std::io::Result<()>>)> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
-    let app = Router::new()
-        .route("/", get(index))
-        .route(
-            "/metrics",
-            get(|State(shared): State<Shared>| async move {
-                (
-                    [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-                    shared.metrics.text(),
-                )
-            }),
-        )
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .with_state(Shared { metrics, health });
-    Ok((address, async move { axum::serve(listener, app).await }))
+    Ok((address, async move { axum::serve(listener, pages).await }))
 }
 
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {

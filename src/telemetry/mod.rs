@@ -3,7 +3,9 @@
 mod http;
 mod logs;
 mod metrics;
+mod remote;
 
-pub use http::{Health, serve};
+pub use http::{Health, pages, serve};
 pub use logs::{LogError, quiet_panics, start as start_logs};
 pub use metrics::Metrics;
+pub use remote::{Remote, RemoteError};

@@ -58,7 +58,7 @@ impl<R: InHand> Batch<R> {
     }
 
     pub fn is_full(&self, bounds: config::Batch) -> bool {
-        self.records.len() >= bounds.records || self.bytes >= bounds.bytes
+        self.records.len() >= bounds.records.get() || self.bytes >= bounds.bytes.get()
     }
 
     pub fn push(&mut self, record: R) {

@@ -161,10 +161,13 @@ impl Lane {
             Delivery::ExactlyOnce => Some(format!("{}-{name}-{number}", config.kafka.group)),
             Delivery::AtLeastOnce => None,
         };
-        let settings = match (config.name.is_some(), settings.for_lane()) {
-            (true, settings) => settings,
-            (false, settings) => settings.with_transaction_timeout_at_most(UNNAMED_TRANSACTION_MS),
-        };
+        let mut settings = settings.for_lane();
+        if config.name.is_none() {
+            settings = settings.with_transaction_timeout_at_most(UNNAMED_TRANSACTION_MS);
+        }
+        if config.kafka.static_membership {
+            settings = settings.as_static_member(format!("{name}-{number}"));
+        }
         let protocol = settings.protocol();
         Lane { number, shared, settings, transactional_id, name, protocol }
     }
@@ -383,7 +386,7 @@ impl Lane {
                 continue;
             };
             if batch.is_empty() {
-                deadline = Instant::now() + Duration::from_millis(bounds.time_ms);
+                deadline = Instant::now() + Duration::from_millis(bounds.time_ms.get());
             }
             batch.push(record);
             wait = Duration::ZERO;

@@ -14,7 +14,7 @@ use super::watch::Watch;
 use crate::audit::Change;
 use crate::config::{Config, ConfigError};
 use crate::kafka::{ClientSettings, Connection};
-use crate::telemetry::{self, Health, Metrics};
+use crate::telemetry::{self, Health, Metrics, Remote, RemoteError};
 
 /// How often lag and outages are looked at.
 const TICK: Duration = Duration::from_secs(2);
@@ -30,6 +30,8 @@ pub enum RunError {
     Metrics(#[from] prometheus::Error),
     #[error("telemetry.listen {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     #[error("signals: {0}")]
     Signals(std::io::Error),
     #[error("a lane could not be started: {0}")]
@@ -46,7 +48,8 @@ impl RunError {
     /// Bad configuration, as against work that failed.
     pub fn is_configuration(&self) -> bool {
         match self {
-            RunError::Config(_) | RunError::Load(_) | RunError::Listen(..) => true,
+            RunError::Config(_) | RunError::Load(_) => true,
+            RunError::Listen(..) | RunError::Remote(_) => true,
             RunError::Lane(error) => error.is_configuration(),
             _ => false,
         }
@@ -68,6 +71,7 @@ pub struct Worker {
     connections: Vec<Arc<Connection>>,
     /// Where telemetry is served.
     pub address: SocketAddr,
+    remote: Option<Remote>,
 }
 
 impl Worker {
@@ -81,11 +85,18 @@ impl Worker {
         let metrics = Arc::new(Metrics::new()?);
         let health = Arc::new(Health::new(config.lanes()));
         let listen = config.telemetry.listen;
-        let (address, serving) =
-            telemetry::serve(listen, Arc::clone(&metrics), Arc::clone(&health))
-                .await
-                .map_err(|error| RunError::Listen(listen, error))?;
+        let pages = telemetry::pages(Arc::clone(&metrics), Arc::clone(&health));
+        let (address, serving) = telemetry::serve(listen, pages.clone())
+            .await
+            .map_err(|error| RunError::Listen(listen, error))?;
         tokio::spawn(serving);
+        let mut remote = None;
+        if let Some(told) = &config.telemetry.remote {
+            let (served, address, serving) = Remote::serve(told, &config.folder, pages).await?;
+            tokio::spawn(serving);
+            tracing::info!(%address, "telemetry for other machines");
+            remote = Some(served);
+        }
         metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
         for plan in plans.all() {
             for warning in &plan.policy.warnings {
@@ -102,6 +113,7 @@ impl Worker {
             lanes: Vec::new(),
             connections: Vec::new(),
             address,
+            remote,
         };
         for number in 0..worker.shared.config.lanes() {
             let lane = Lane::new(number, Arc::clone(&worker.shared), settings.clone());
@@ -128,7 +140,10 @@ impl Worker {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hangup.recv() => self.reload(Cause::Asked, &mut watch),
+                _ = hangup.recv() => {
+                    self.reload(Cause::Asked, &mut watch);
+                    self.renew().await;
+                }
                 () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
                 _ = tick.tick() => {
                     self.show_lag(&mut shown);
@@ -173,6 +188,16 @@ impl Worker {
             }
         };
         self.shared.metrics.reloads.with_label_values(&[outcome]).inc();
+    }
+
+    /// Takes in a renewed certificate and token.
+    async fn renew(&self) {
+        let config = &self.shared.config;
+        if let (Some(remote), Some(told)) = (&self.remote, &config.telemetry.remote)
+            && let Err(error) = remote.renew(told, &config.folder).await
+        {
+            tracing::error!("the certificate and the token in force stay in force: {error}");
+        }
     }
 
     /// Brings the lag metric up to date. `shown` are the partitions that it told of last time.

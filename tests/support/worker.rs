@@ -17,6 +17,8 @@ pub struct Site {
     pub kafka: String,
     /// Lines that go into `worker.yaml` as they stand.
     pub extra: String,
+    /// What the environment says otherwise.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Site {
@@ -32,6 +34,7 @@ impl Site {
             group: group.into(),
             kafka: String::new(),
             extra: String::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -111,6 +114,7 @@ impl WorkerProcess {
             .args(["run", "--config"])
             .arg(config)
             .env("VEILSTREAM_LOG", level)
+            .envs(site.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)

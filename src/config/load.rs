@@ -1,0 +1,313 @@
+//! From the file and the environment to a [`Config`]; errors say where, and never quote a value.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::reference::{Kind, Reference};
+use super::{Config, SecretText};
+use crate::crypto::Secret;
+use crate::operator::nearest;
+
+/// What the names of environment variables that override an option begin with. The option `kafka.bootstrap` is
+/// `VEILSTREAM__KAFKA__BOOTSTRAP`.
+pub const ENVIRONMENT: &str = "VEILSTREAM__";
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{path}:{line}:{column}: {message}")]
+    Malformed { path: PathBuf, line: u64, column: u64, message: String },
+    #[error("{path}: `{field}`: {problem}")]
+    Invalid { path: PathBuf, field: String, problem: String },
+    #[error("the environment variable {name}: {problem}")]
+    Environment { name: String, problem: String },
+    #[error("a secret cannot be read: {0}")]
+    Secret(String),
+}
+
+impl SecretText {
+    /// The secret. The error names the reference only.
+    pub fn read(&self, folder: &Path) -> Result<Secret<String>, ConfigError> {
+        let text = match self {
+            SecretText::File(path) => {
+                let path = folder.join(path);
+                std::fs::read_to_string(&path)
+                    .map_err(|error| ConfigError::Secret(format!("{}: {error}", path.display())))?
+            }
+            SecretText::Env(name) => std::env::var(name).map_err(|_| {
+                ConfigError::Secret(format!("the environment variable {name} is not set"))
+            })?,
+        };
+        Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+impl Config {
+    /// The file, with what the environment says otherwise.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.into(), error })?;
+        Config::parse(&text, path, std::env::vars_os())
+    }
+
+    fn parse(
+        text: &str,
+        path: &Path,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Config, ConfigError> {
+        let overrides = overrides(environment)?;
+        let located =
+            || serde_saphyr::from_str::<Config>(text).map_err(|error| malformed(path, &error));
+        let mut config = match overrides.is_empty() {
+            true => located()?,
+            false => {
+                let file = serde_saphyr::from_str::<Value>(text);
+                let mut value = file.map_err(|error| malformed(path, &error))?;
+                for one in &overrides {
+                    one.apply(&mut value);
+                }
+                match serde_path_to_error::deserialize::<_, Config>(value) {
+                    Ok(config) => config,
+                    Err(error) => {
+                        let place = error.path().to_string();
+                        let problem = without_values(&error.inner().to_string());
+                        let blamed = overrides.iter().rev().find(|one| {
+                            format!("{place}.").starts_with(&format!("{}.", one.option))
+                        });
+                        return Err(match blamed {
+                            Some(one) => ConfigError::Environment { name: one.name(), problem },
+                            // With a line, where the file alone is wrong in the same way.
+                            None => located().err().unwrap_or(ConfigError::Invalid {
+                                path: path.into(),
+                                field: place,
+                                problem,
+                            }),
+                        });
+                    }
+                }
+            }
+        };
+        config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        match config.problem() {
+            None => Ok(config),
+            Some((field, problem)) => {
+                Err(ConfigError::Invalid { path: path.into(), field: field.into(), problem })
+            }
+        }
+    }
+
+    /// What the types cannot say: the option and what is wrong with it.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let found = |field, problem: &str| Some((field, problem.to_owned()));
+        if self.policies.is_empty() {
+            return found("policies", "at least one file");
+        }
+        if !self.telemetry.listen.ip().is_loopback() {
+            return found(
+                "telemetry.listen",
+                "a loopback address: what is served there has no TLS and asks for no token. \
+                 `telemetry.remote` serves others",
+            );
+        }
+        if self.quarantine.topic == self.audit.topic {
+            return found("audit.topic", "another topic than `quarantine.topic`");
+        }
+        if self.kafka.static_membership && self.name.is_none() {
+            return found(
+                "kafka.static_membership",
+                "needs a `name` that is stable over restarts, and no other worker's",
+            );
+        }
+        self.librdkafka_problem().map(|problem| ("kafka", problem))
+    }
+
+    /// A setting by librdkafka's name that is not the user's to give there.
+    fn librdkafka_problem(&self) -> Option<String> {
+        let owned = [
+            "acks",
+            "enable.auto.commit",
+            "enable.auto.offset.store",
+            "enable.idempotence",
+            "group.id",
+            "group.instance.id",
+            "group.protocol",
+            "isolation.level",
+            "transaction.timeout.ms",
+            "transactional.id",
+        ];
+        let kafka = &self.kafka;
+        let names = || [&kafka.properties, &kafka.consumer, &kafka.producer].into_iter().flatten();
+        let names = || names().map(|(name, _)| (name, name.to_lowercase()));
+        if let Some((name, _)) = names().find(|(_, lower)| owned.contains(&lower.as_str())) {
+            return Some(format!("`{name}` is veilstream's own to set: delivery depends on it"));
+        }
+        let words = ["password", "secret", "key.pem", "jaas", "oauthbearer.config"];
+        let (name, _) = names().find(|(_, lower)| words.iter().any(|word| lower.contains(word)))?;
+        Some(format!("`{name}` is a secret: give it in `kafka.security` by file or environment"))
+    }
+}
+
+/// An option that the environment sets.
+struct Override {
+    option: String,
+    value: Value,
+}
+
+impl Override {
+    fn name(&self) -> String {
+        Reference::environment(&self.option)
+    }
+
+    /// Puts it into the file's tree; what is not a mapping on the way becomes one.
+    fn apply(&self, file: &mut Value) {
+        let mut place = file;
+        for key in self.option.split('.') {
+            if !place.is_object() {
+                *place = Value::Object(Map::new());
+            }
+            let Value::Object(map) = place else { return };
+            place = map.entry(key).or_insert(Value::Null);
+        }
+        *place = self.value.clone();
+    }
+}
+
+/// What the environment sets, outer options before inner ones.
+fn overrides(
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Vec<Override>, ConfigError> {
+    let reference = Reference::new();
+    let mut found = Vec::new();
+    for (name, value) in environment {
+        let Some(name) = name.to_str() else { continue };
+        let Some(rest) = name.strip_prefix(ENVIRONMENT) else { continue };
+        let wrong = |problem| ConfigError::Environment { name: name.to_owned(), problem };
+        let option = rest.replace("__", ".").to_lowercase();
+        let Some(known) = reference.options.iter().find(|known| known.path == option) else {
+            let known = reference.options.iter().map(|option| option.path.as_str());
+            let near = nearest(&option, known).map(|near| Reference::environment(&near));
+            let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+            return Err(wrong(format!("no option is called `{option}`{near}")));
+        };
+        let text = value.to_str().ok_or_else(|| wrong("the value is not UTF-8".into()))?;
+        let value = match known.kind {
+            Kind::Text => Value::String(text.to_owned()),
+            Kind::Other => serde_saphyr::from_str(text)
+                .map_err(|error| wrong(without_values(&error.without_snippet().to_string())))?,
+        };
+        found.push(Override { option, value });
+    }
+    found.sort_by(|one, other| one.option.cmp(&other.option));
+    Ok(found)
+}
+
+fn malformed(path: &Path, error: &serde_saphyr::Error) -> ConfigError {
+    let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
+    let message = without_values(&error.without_snippet().to_string());
+    ConfigError::Malformed { path: path.into(), line, column, message }
+}
+
+/// What is wrong, without the place, which is told in front, and without the value itself: it may be a secret that
+/// stands where it should not.
+fn without_values(text: &str) -> String {
+    let text = text.rsplit_once(" at line ").map_or(text, |(text, _)| text).to_owned();
+    // Names of fields stand in backquotes and may be told; a value that serde met stands in double quotes, and
+    // one that it took for a variant behind these words.
+    let text = match (text.split_once('"'), text.rsplit_once('"')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}…{after}"),
+        _ => text,
+    };
+    match text.split_once("unknown variant `") {
+        Some((before, rest)) => {
+            let rest = rest.split_once('`').map_or("", |(_, rest)| rest);
+            format!("{before}unknown word{rest}")
+        }
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails where it should")]
+
+    use super::*;
+
+    const FILE: &str = "
+kafka: { bootstrap: 'localhost:9092' }
+policies: [policy.yaml]
+keys: keys.json
+quarantine: { topic: q }
+audit: { topic: a }
+";
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        Config::parse(text, Path::new("x/worker.yaml"), environment)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file_and_adds_to_it() {
+        let environment = [
+            ("VEILSTREAM__KAFKA__BOOTSTRAP", "broker:1"),
+            ("VEILSTREAM__NAME", "7"),
+            ("VEILSTREAM__LANES", "3"),
+            ("VEILSTREAM__KAFKA__SECURITY__PROTOCOL", "ssl"),
+            ("VEILSTREAM__KAFKA__PROPERTIES", "{ compression.type: zstd }"),
+            ("VEILSTREAM__POLICIES", "[a.yaml, b.yaml]"),
+            ("VEILSTREAM_PORT", "tcp://10.0.0.1:80"),
+        ];
+        let config = parse(FILE, &environment).unwrap();
+        assert_eq!(config.kafka.bootstrap, "broker:1");
+        assert_eq!((config.name.as_deref(), config.lanes()), (Some("7"), 3));
+        assert_eq!(config.kafka.security.unwrap().protocol, "ssl");
+        assert_eq!(config.kafka.properties["compression.type"], "zstd");
+        assert_eq!(config.policies, ["a.yaml", "b.yaml"]);
+        assert_eq!(config.audit.topic, "a");
+        assert_eq!(config.folder, Path::new("x"));
+    }
+
+    #[test]
+    fn what_is_required_may_come_from_the_environment_alone() {
+        let file = FILE.replace("kafka: { bootstrap: 'localhost:9092' }", "");
+        let config = parse(&file, &[("VEILSTREAM__KAFKA__BOOTSTRAP", "broker:1")]).unwrap();
+        assert_eq!(config.kafka.bootstrap, "broker:1");
+        assert!(parse(&file, &[]).unwrap_err().contains("missing field"));
+    }
+
+    #[test]
+    fn a_variable_that_is_wrong_is_named_and_its_value_is_not() {
+        for (name, value, problem) in [
+            (
+                "VEILSTREAM__KAFKA__BOOTSTRAPP",
+                "canary",
+                "did you mean VEILSTREAM__KAFKA__BOOTSTRAP?",
+            ),
+            ("VEILSTREAM__LANES", "canary", "invalid type"),
+            ("VEILSTREAM__DELIVERY", "canary", "unknown word"),
+            ("VEILSTREAM__BATCH", "{ records: canary }", "invalid type"),
+            ("VEILSTREAM__BATCH", "{ canary", ""),
+        ] {
+            let error = parse(FILE, &[(name, value)]).unwrap_err();
+            assert!(error.starts_with(&format!("the environment variable {name}: ")), "{error}");
+            assert!(error.contains(problem) && !error.contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_of_the_file_is_still_told_with_its_line() {
+        let error = parse(&format!("{FILE}lanes: x\n"), &[("VEILSTREAM__NAME", "n")]).unwrap_err();
+        assert!(error.starts_with("x/worker.yaml:7:"), "{error}");
+    }
+
+    #[test]
+    fn static_members_need_a_name() {
+        let file = FILE.replace("9092' }", "9092', static_membership: true }");
+        assert!(parse(&file, &[]).unwrap_err().contains("needs a `name`"));
+        assert!(parse(&file, &[("VEILSTREAM__NAME", "n")]).is_ok());
+    }
+}

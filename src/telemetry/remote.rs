@@ -1,0 +1,107 @@
+//! The same pages for other machines: over TLS, and to those that show a token.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum_server::tls_rustls::RustlsConfig;
+use subtle::ConstantTimeEq;
+
+use crate::config::{self, ConfigError};
+use crate::crypto::Secret;
+
+/// A token shorter than this is guessed too easily, in bytes.
+const SHORTEST_TOKEN: usize = 16;
+/// These say no more than that the worker lives or works: probes come without a token.
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Why nothing is served to other machines.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error("telemetry.remote.listen {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    #[error("telemetry.remote: {certificate} and {key} are no certificate and its key: {error}")]
+    Certificate { certificate: PathBuf, key: PathBuf, error: std::io::Error },
+    #[error("telemetry.remote.token: {0}")]
+    Secret(#[from] ConfigError),
+    #[error("telemetry.remote.token: shorter than {SHORTEST_TOKEN} bytes")]
+    Token,
+}
+
+type Token = Arc<RwLock<Secret<String>>>;
+
+/// What is served to other machines, and what can be renewed of it.
+#[derive(Clone)]
+pub struct Remote {
+    tls: RustlsConfig,
+    token: Token,
+}
+
+impl Remote {
+    /// Serves `pages` until the future is dropped. Gives the address too, for a port of 0.
+    pub async fn serve(
+        config: &config::Remote,
+        folder: &Path,
+        pages: Router,
+    ) -> Result<(Remote, SocketAddr, impl Future<Output = std::io::Result<()>> + use<>), RemoteError>
+    {
+        let token = Arc::new(RwLock::new(token(config, folder)?));
+        let (certificate, key) = files(config, folder);
+        let tls = RustlsConfig::from_pem_file(&certificate, &key)
+            .await
+            .map_err(|error| RemoteError::Certificate { certificate, key, error })?;
+        let refused = |error| RemoteError::Listen(config.listen, error);
+        let listener = TcpListener::bind(config.listen).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let pages = pages.layer(middleware::from_fn_with_state(Arc::clone(&token), guard));
+        let server = axum_server::from_tcp_rustls(listener, tls.clone()).map_err(refused)?;
+        let serving = server.serve(pages.into_make_service());
+        Ok((Remote { tls, token }, address, serving))
+    }
+
+    /// Takes in a renewed certificate and token; both or none.
+    pub async fn renew(&self, config: &config::Remote, folder: &Path) -> Result<(), RemoteError> {
+        let token = token(config, folder)?;
+        let (certificate, key) = files(config, folder);
+        let renewed = self.tls.reload_from_pem_file(&certificate, &key).await;
+        renewed.map_err(|error| RemoteError::Certificate { certificate, key, error })?;
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+        Ok(())
+    }
+}
+
+fn files(config: &config::Remote, folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join(&config.certificate), folder.join(&config.key))
+}
+
+fn token(config: &config::Remote, folder: &Path) -> Result<Secret<String>, RemoteError> {
+    let token = config.token.read(folder)?;
+    match token.expose().len() < SHORTEST_TOKEN {
+        true => Err(RemoteError::Token),
+        false => Ok(token),
+    }
+}
+
+async fn guard(State(token): State<Token>, request: Request, next: Next) -> Response {
+    if OPEN.contains(&request.uri().path()) || shows(&request, &token) {
+        return next.run(request).await;
+    }
+    let challenge = [(WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, challenge, "Authorization: Bearer TOKEN\n").into_response()
+}
+
+fn shows(request: &Request, token: &Token) -> bool {
+    let header = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    let Some(shown) = header.and_then(|value| value.strip_prefix(b"Bearer ")) else {
+        return false;
+    };
+    let token = token.read().unwrap_or_else(PoisonError::into_inner);
+    bool::from(token.expose().as_bytes().ct_eq(shown))
+}
