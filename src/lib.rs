@@ -16,6 +16,7 @@
 //! - [`kafka`]: the only room that names rdkafka
 //! - [`telemetry`]: metrics, health, logs
 //! - [`worker`]: lanes from poll to commit, reload, limits, stop
+//! - [`cluster`]: what a cluster has to be for a worker, and whether it is
 //! - [`command`]: the command line
 //!
 //! `json` to `rewrite` are pure: no Kafka, no runtime, no clock, no I/O but the reading of policy files.
@@ -47,5 +48,7 @@ pub mod kafka;
 pub mod telemetry;
 
 pub mod worker;
+
+pub mod cluster;
 
 pub mod command;

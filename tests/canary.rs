@@ -24,7 +24,8 @@ use support::broker::{Broker, consume_all, wait_until};
 use support::worker::{BINARY, Site, WorkerProcess};
 
 /// What all markers have in common. Some are written with their first letter escaped, so it is left out here.
-const MARKER: &str = "anari0";
+/// Shorter ones turn up in ciphertexts by chance.
+const MARKER: &str = "anari000";
 /// What all numbers that are markers have in common.
 const NUMBER: &str = "7730019";
 
@@ -80,7 +81,7 @@ struct Corpus {
 impl Corpus {
     fn text(&mut self) -> String {
         self.markers += 1;
-        format!("kanari{:07}", self.markers)
+        format!("kanari000{:07}", self.markers)
     }
 
     fn number(&mut self) -> u64 {

@@ -13,6 +13,7 @@ mod operators;
 mod preview;
 mod quarantine;
 mod run;
+mod topics;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Command {
     Operators(operators::Operators),
     #[command(subcommand)]
     Keys(keys::Keys),
+    #[command(subcommand)]
+    Topics(topics::Topics),
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
 }
@@ -82,6 +85,7 @@ impl Cli {
             Command::Apply(command) => command.run(),
             Command::Operators(command) => command.run(),
             Command::Keys(command) => command.run(),
+            Command::Topics(command) => command.run(),
             Command::Quarantine(command) => command.run(),
         };
         let (error, code) = match done {

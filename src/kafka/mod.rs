@@ -9,13 +9,15 @@ pub use rdkafka::error::KafkaError as KafkaProblem;
 mod admin;
 mod client;
 mod embedded;
+mod probe;
 mod producer;
 mod reader;
 mod source;
 
-pub use admin::{Admin, TopicSettings, TopicSpec};
+pub use admin::{Admin, ClusterState, TopicSettings, TopicSpec, TopicState};
 pub use client::{BATCH_FRAME, ClientSettings, Connection};
 pub use embedded::EmbeddedBroker;
+pub use probe::{Denied, Probe};
 pub use producer::{Sink, SinkError};
 pub use reader::{OwnedRecord, Reader, Writer};
 pub use source::{Generation, Positions, Rebalanced, Source, SourceError, SourceRecord};

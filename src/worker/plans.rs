@@ -53,24 +53,7 @@ impl Plans {
     /// Reads the keyset and all policies; every mistake of every policy is reported at once.
     pub fn load(config: &Config) -> Result<Plans, LoadError> {
         let keys: Arc<dyn KeySource> = Arc::new(Keyset::load(&config.folder.join(&config.keys))?);
-        let files = policy_files(config)?;
-        let mut wrong = Vec::new();
-        let mut policies = Vec::new();
-        for file in &files {
-            match Policy::load(file) {
-                Ok(policy) => policies.push(policy),
-                Err(diagnostics) => wrong.extend(diagnostics.0),
-            }
-        }
-        if !wrong.is_empty() {
-            return Err(LoadError::Policies(Diagnostics(wrong)));
-        }
-        let reserved =
-            [(config.quarantine.topic.as_str(), "quarantine"), (&config.audit.topic, "audit")];
-        let conflicts = conflicts(&policies, &reserved);
-        if !conflicts.is_empty() {
-            return Err(LoadError::Conflicts(conflicts.join("\n")));
-        }
+        let policies = policies(config)?;
         let files = policies.iter().flat_map(|policy| policy.files.clone()).collect();
         let mut plans = Vec::new();
         for policy in policies {
@@ -123,6 +106,29 @@ impl Plans {
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Plan>> {
         self.plans.iter().map(|(_, plan)| plan)
+    }
+}
+
+/// Reads all policies; every mistake of every policy is reported at once. No keys are needed.
+pub fn policies(config: &Config) -> Result<Vec<Policy>, LoadError> {
+    let files = policy_files(config)?;
+    let mut wrong = Vec::new();
+    let mut policies = Vec::new();
+    for file in &files {
+        match Policy::load(file) {
+            Ok(policy) => policies.push(policy),
+            Err(diagnostics) => wrong.extend(diagnostics.0),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(LoadError::Policies(Diagnostics(wrong)));
+    }
+    let reserved =
+        [(config.quarantine.topic.as_str(), "quarantine"), (&config.audit.topic, "audit")];
+    let conflicts = conflicts(&policies, &reserved);
+    match conflicts.is_empty() {
+        true => Ok(policies),
+        false => Err(LoadError::Conflicts(conflicts.join("\n"))),
     }
 }
 
