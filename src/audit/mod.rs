@@ -14,11 +14,17 @@ const LISTED: usize = 500;
 
 /// An event in its wire form. Only this module makes one.
 pub struct AuditRecord {
+    kind: &'static str,
     key: String,
     json: Vec<u8>,
 }
 
 impl AuditRecord {
+    /// `process`, `failure`, `change` or `access`.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The lane: its events stay in order in one partition.
     pub fn key(&self) -> &[u8] {
         self.key.as_bytes()
@@ -233,6 +239,12 @@ impl Auditor {
 
     fn write(&mut self, body: Body<'_>) -> AuditRecord {
         self.sequence += 1;
+        let kind = match body {
+            Body::Process { .. } => "process",
+            Body::Failure { .. } => "failure",
+            Body::Change { .. } => "change",
+            Body::Access(_) => "access",
+        };
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let event = Envelope {
             version: 1,
@@ -243,7 +255,7 @@ impl Auditor {
         };
         // Names and numbers alone: they always serialize.
         let json = serde_json::to_vec(&event).unwrap_or_default();
-        AuditRecord { key: self.lane.clone(), json }
+        AuditRecord { kind, key: self.lane.clone(), json }
     }
 }
 

@@ -5,6 +5,7 @@
 mod apply;
 mod check;
 mod config;
+mod customers;
 mod demo;
 mod events;
 mod health;
@@ -14,6 +15,7 @@ mod preview;
 mod quarantine;
 mod run;
 mod topics;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -44,6 +46,7 @@ enum Command {
     Topics(topics::Topics),
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+    Traffic(traffic::Traffic),
 }
 
 /// How a command ended other than well.
@@ -87,6 +90,7 @@ impl Cli {
             Command::Keys(command) => command.run(),
             Command::Topics(command) => command.run(),
             Command::Quarantine(command) => command.run(),
+            Command::Traffic(command) => command.run(),
         };
         let (error, code) = match done {
             Ok(()) => return ExitCode::SUCCESS,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Broker, Statistics};
 
 use crate::config::{Config, ConfigError, GroupProtocol};
 
@@ -17,6 +17,19 @@ pub struct Connection {
     /// Some broker answered since the last time that all were away.
     up: AtomicBool,
     lag: Mutex<BTreeMap<(String, i32), i64>>,
+    figures: Mutex<BTreeMap<String, Figures>>,
+}
+
+/// How a client fares with its brokers, as of its last statistics. Counts begin anew with each client.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Figures {
+    pub brokers_up: i64,
+    /// Of the slowest broker, the 99th percentile of the last interval, in seconds.
+    pub round_trip_s: f64,
+    /// Fetched and not polled, or produced and not delivered.
+    pub queued_messages: i64,
+    /// By name: the label of the metric that shows them.
+    pub counts: Vec<(&'static str, u64)>,
 }
 
 impl Connection {
@@ -32,8 +45,17 @@ impl Connection {
 
     /// Records behind the end, by topic and partition, as of the last statistics.
     pub fn lag(&self) -> BTreeMap<(String, i32), i64> {
-        self.lag.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        locked(&self.lag).clone()
     }
+
+    /// By kind of client: `consumer`, `producer`.
+    pub fn figures(&self) -> BTreeMap<String, Figures> {
+        locked(&self.figures).clone()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What librdkafka says of itself, into the log. It never quotes a record.
@@ -57,18 +79,41 @@ pub(super) fn told(connection: &Connection, error: &KafkaError, reason: &str) {
     }
 }
 
-/// Whether a broker answers, out of librdkafka's statistics.
+/// Whether a broker answers and how it goes, out of librdkafka's statistics.
 pub(super) fn broker_state(connection: &Connection, statistics: &Statistics) {
-    if statistics.brokers.values().any(|broker| broker.state == "UP") {
+    // Others are names that librdkafka asked for the cluster, and places for a coordinator.
+    let brokers = || statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
+    let up = statistics.brokers.values().filter(|broker| broker.state == "UP");
+    if up.count() > 0 {
         connection.down(false);
     }
+    let sum = |of: fn(&Broker) -> u64| statistics.brokers.values().map(of).sum::<u64>();
+    let fetched = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+    let fetched = fetched.map(|partition| partition.fetchq_cnt).sum::<i64>();
+    let round_trip_us = brokers().filter_map(|broker| Some(broker.rtt.as_ref()?.p99)).max();
+    let figures = Figures {
+        brokers_up: brokers().filter(|broker| broker.state == "UP").count() as i64,
+        round_trip_s: round_trip_us.unwrap_or(0) as f64 / 1e6,
+        queued_messages: statistics.msg_cnt as i64 + fetched,
+        counts: vec![
+            ("sent_bytes", sum(|broker| broker.txbytes)),
+            ("received_bytes", sum(|broker| broker.rxbytes)),
+            ("requests", sum(|broker| broker.tx)),
+            ("errors", sum(|broker| broker.txerrs + broker.rxerrs)),
+            ("retries", sum(|broker| broker.txretries)),
+            ("timeouts", sum(|broker| broker.req_timeouts)),
+            ("disconnects", sum(|broker| broker.disconnects.unwrap_or(0) as u64)),
+            ("rebalances", statistics.cgrp.as_ref().map_or(0, |group| group.rebalance_cnt as u64)),
+        ],
+    };
+    locked(&connection.figures).insert(statistics.client_type.clone(), figures);
 }
 
 /// The lag of a consumer's partitions, out of librdkafka's statistics. Offsets that a transaction commits are
 /// known to the consumer only as stored; before the first, what was committed when it got the partition counts, and
 /// else all that is there.
 pub(super) fn lag(connection: &Connection, statistics: &Statistics) {
-    let mut lag = connection.lag.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut lag = locked(&connection.lag);
     lag.clear();
     for (name, topic) in &statistics.topics {
         for (number, partition) in &topic.partitions {

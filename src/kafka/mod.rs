@@ -15,7 +15,7 @@ mod reader;
 mod source;
 
 pub use admin::{Admin, ClusterState, TopicSettings, TopicSpec, TopicState};
-pub use client::{BATCH_FRAME, ClientSettings, Connection};
+pub use client::{BATCH_FRAME, ClientSettings, Connection, Figures};
 pub use embedded::EmbeddedBroker;
 pub use probe::{Denied, Probe};
 pub use producer::{Sink, SinkError};

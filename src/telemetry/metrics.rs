@@ -1,7 +1,7 @@
 //! The metrics, with their names, units and bounded labels.
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Every metric of a worker. Base units; `_total` counts since the start.
@@ -28,11 +28,22 @@ pub struct Metrics {
     pub key_uses: IntCounterVec,
     pub restarts: IntCounterVec,
     pub ready: IntGaugeVec,
+    pub audit_events: IntCounterVec,
+    pub kafka_brokers_up: IntGaugeVec,
+    pub kafka_round_trip: GaugeVec,
+    pub kafka_queued: IntGaugeVec,
+    pub kafka_counts: IntCounterVec,
 }
 
 impl Metrics {
     pub fn new() -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build = Opts::new("veilstream_build_info", "The version; the value is 1");
+        let build = IntGaugeVec::new(build, &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let made = IntCounterVec::new(Opts::new(format!("veilstream_{name}"), help), labels)?;
             registry.register(Box::new(made.clone()))?;
@@ -147,6 +158,29 @@ impl Metrics {
                 &["lane"],
             )?,
             ready: gauge("lane_ready", "1 where the lane works or could", &["lane"])?,
+            audit_events: counter("audit_events_total", "Audit events published", &["kind"])?,
+            kafka_brokers_up: gauge(
+                "kafka_brokers_up",
+                "Brokers that a client is connected to",
+                &["lane", "client"],
+            )?,
+            kafka_round_trip: {
+                let name = "veilstream_kafka_round_trip_seconds";
+                let help = "Round trip to the slowest broker: 99th percentile of five seconds";
+                let made = GaugeVec::new(Opts::new(name, help), &["lane", "client"])?;
+                registry.register(Box::new(made.clone()))?;
+                made
+            },
+            kafka_queued: gauge(
+                "kafka_queued_messages",
+                "Records fetched and not polled, or produced and not delivered",
+                &["lane", "client"],
+            )?,
+            kafka_counts: counter(
+                "kafka_client_total",
+                "What a client counts: bytes, requests, errors, retries, timeouts, disconnects, rebalances",
+                &["lane", "client", "what"],
+            )?,
             registry,
         })
     }

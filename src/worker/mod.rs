@@ -6,6 +6,7 @@ mod lane;
 mod limit;
 pub mod plans;
 mod run;
+mod show;
 mod topics;
 mod transform;
 mod watch;

@@ -1,6 +1,5 @@
 //! The life of a worker: start, reload, stop.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::lane::{Lane, LaneError, LaneShared, Observer};
 use super::plans::{LoadError, Plans};
+use super::show::Shown;
 use super::watch::Watch;
 use crate::audit::Change;
 use crate::config::{Config, ConfigError};
@@ -135,7 +135,7 @@ impl Worker {
         let mut hangup = of(SignalKind::hangup())?;
         let mut watch = Watch::new(&self.shared.plans().files);
         let mut tick = tokio::time::interval(TICK);
-        let mut shown = BTreeSet::new();
+        let mut shown = Shown::default();
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -146,7 +146,7 @@ impl Worker {
                 }
                 () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
                 _ = tick.tick() => {
-                    self.show_lag(&mut shown);
+                    shown.update(&self.connections, &self.shared.metrics);
                     self.show_outage();
                     // A lane ends by itself only to halt.
                     if self.lanes.iter().any(JoinHandle::is_finished) {
@@ -198,23 +198,6 @@ impl Worker {
         {
             tracing::error!("the certificate and the token in force stay in force: {error}");
         }
-    }
-
-    /// Brings the lag metric up to date. `shown` are the partitions that it told of last time.
-    fn show_lag(&self, shown: &mut BTreeSet<(String, String)>) {
-        let metric = &self.shared.metrics.lag;
-        let mut now = BTreeSet::new();
-        for connection in &self.connections {
-            for ((topic, partition), records) in connection.lag() {
-                let labels = (topic, partition.to_string());
-                metric.with_label_values(&[labels.0.as_str(), &labels.1]).set(records);
-                now.insert(labels);
-            }
-        }
-        for (topic, partition) in shown.difference(&now) {
-            let _ = metric.remove_label_values(&[topic.as_str(), partition]);
-        }
-        *shown = now;
     }
 
     /// A lane that waits for the broker in the middle of a batch does not get to say that it is not ready.

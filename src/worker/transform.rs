@@ -1,6 +1,6 @@
 //! From raw records to what is published of them: views, quarantine, audit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +64,8 @@ pub struct Transform<'l> {
     auditor: Auditor,
     /// Where the auditor was before the batch.
     mark: Mark,
+    /// Audit events of the batch, by kind.
+    audited: BTreeMap<&'static str, u64>,
     /// A batch that takes longer, as with a rate limit, is committed in parts.
     pub budget: Duration,
 }
@@ -90,6 +92,7 @@ impl<'l> Transform<'l> {
             works: HashMap::new(),
             sink,
             mark: auditor.mark(),
+            audited: BTreeMap::new(),
             auditor,
             budget: Duration::MAX,
         })
@@ -113,6 +116,7 @@ impl<'l> Transform<'l> {
     ) -> Result<Made, LaneError> {
         let began = Instant::now();
         self.mark = self.auditor.mark();
+        self.audited.clear();
         self.sink.begin()?;
         let mut records = 0;
         for record in batch {
@@ -134,17 +138,24 @@ impl<'l> Transform<'l> {
             let plan = Arc::clone(work.rewriter.plan());
             for event in work.account.audit(&plan, &mut self.auditor) {
                 self.sink.audit(audit, &event)?;
+                *self.audited.entry(event.kind()).or_default() += 1;
             }
             positions.0.extend(reached.0);
         }
         for change in changes {
-            self.sink.audit(audit, &self.auditor.changed(change))?;
+            let event = self.auditor.changed(change);
+            self.sink.audit(audit, &event)?;
+            *self.audited.entry(event.kind()).or_default() += 1;
         }
         Ok(Made { positions, records })
     }
 
     /// What was made is committed.
     pub fn committed(&mut self) {
+        for (kind, events) in std::mem::take(&mut self.audited) {
+            let metric = &self.lane.shared.metrics.audit_events;
+            metric.with_label_values(&[kind]).inc_by(events);
+        }
         for work in self.works.values_mut() {
             work.account.publish(work.rewriter.plan(), &self.lane.shared.metrics);
             work.account = TopicAccount::new(&work.account.topic, work.rewriter.plan());

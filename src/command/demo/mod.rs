@@ -9,7 +9,6 @@ macro_rules! say {
 }
 
 mod screen;
-mod traffic;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,14 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 
-use super::Exit;
+use super::{Exit, traffic};
 use crate::config::{Config, LogFormat};
 use crate::kafka::{ClientSettings, EmbeddedBroker, Writer};
 use crate::keys::Keyset;
 use crate::telemetry;
 use crate::worker::Worker;
 use screen::Screen;
-use traffic::Traffic;
 
 const POLICY: &str = include_str!("../../../config/policies/crm-customers.yaml");
 const RAW: &str = "crm.customers.raw";
@@ -96,7 +94,7 @@ impl Demo {
         let writer = Writer::open(&settings)?;
         let generator = {
             let (stop, rate) = (Arc::clone(&stop), self.rate);
-            std::thread::spawn(move || generate(&writer, rate, &stop))
+            std::thread::spawn(move || traffic::write(&writer, RAW, rate, &stop))
         };
         let began = Instant::now();
         runtime.block_on(self.watch(&screen));
@@ -152,23 +150,4 @@ impl Demo {
         std::fs::write(&file, text)?;
         Ok(Config { embedded: true, ..Config::load(&file)? })
     }
-}
-
-/// Writes traffic at a steady rate; gives how many events.
-fn generate(writer: &Writer, rate: u32, stop: &AtomicBool) -> anyhow::Result<u64> {
-    let mut traffic = Traffic::new();
-    let began = Instant::now();
-    let mut written = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
-        let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-        while written < due {
-            for record in traffic.next() {
-                writer.write(RAW, &record)?;
-                written += 1;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    writer.flush()?;
-    Ok(written)
 }

@@ -42,17 +42,20 @@ const NOTES: [&str; 4] = [
     "wants to cancel in June",
 ];
 
+/// No more customers than this, however long it runs.
+const MOST: usize = 10_000;
+
 /// A source of events; the same every time.
-pub struct Traffic {
+pub struct Customers {
     random: StdRng,
     customers: Vec<Value>,
     next_id: u64,
     position: u64,
 }
 
-impl Traffic {
+impl Customers {
     pub fn new() -> Self {
-        Traffic {
+        Customers {
             random: StdRng::seed_from_u64(7),
             customers: Vec::new(),
             next_id: 1001,
@@ -68,7 +71,7 @@ impl Traffic {
         }
         let count = self.customers.len();
         let one = self.random.random_range(0..count.max(1));
-        if count < 20 || dice < 25 {
+        if count < 20 || dice < 25 && count < MOST {
             let customer = self.customer();
             self.customers.push(customer.clone());
             vec![self.change("c", &Value::Null, &customer)]
