@@ -65,7 +65,7 @@ impl Metrics {
             0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0,
             10.0, 30.0, 60.0, 300.0, 3600.0,
         ];
-        Ok(Metrics {
+        let metrics = Metrics {
             consumed_records: counter(
                 "consumed_records_total",
                 "Raw records whose batch was committed",
@@ -182,7 +182,15 @@ impl Metrics {
                 &["lane", "client", "what"],
             )?,
             registry,
-        })
+        };
+        // A rate needs to have seen the 0 before the first.
+        for outcome in ["committed", "aborted"] {
+            metrics.transactions.with_label_values(&[outcome]);
+        }
+        for outcome in ["applied", "refused"] {
+            metrics.reloads.with_label_values(&[outcome]);
+        }
+        Ok(metrics)
     }
 
     /// The Prometheus text format.

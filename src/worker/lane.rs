@@ -179,6 +179,8 @@ impl Lane {
     /// Works until the worker stops. Errors are waited out, but for a halt.
     pub fn run(mut self) -> Result<(), LaneError> {
         let label = self.number.to_string();
+        // Seen as 0 before the first.
+        self.shared.metrics.restarts.with_label_values(&[label.as_str()]);
         let mut failures = 0_u32;
         loop {
             let began = Instant::now();

@@ -3,5 +3,7 @@
 
 pub mod broker;
 pub mod engine;
+pub mod grafana;
+pub mod panels;
 pub mod scene;
 pub mod worker;
