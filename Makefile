@@ -8,7 +8,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## Show the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install what the build and the tests need and is missing
@@ -42,6 +42,14 @@ bench: ## Benchmarks, with ratios taken in one run; the one on Kafka needs about
 	tests/kafka/broker lib
 	cargo bench --locked --bench rewrite
 	cargo bench --locked --bench kafka
+
+.PHONY: image
+image: ## The container image, and its SBOM in target/image
+	docker/build
+
+.PHONY: image-test
+image-test: ## Lint, build and run the image; as root, without a Docker engine, a quarter of an hour
+	docker/test
 
 .PHONY: clean
 clean: ## Remove target/
