@@ -509,12 +509,14 @@ views:
 
     // Labels are names of the configuration, codes, numbers and opaque ids, and nothing else.
     let names = "customers some all identifier email public tokenize mask encrypt keep published deleted \
-        tombstone filtered decode transform invalid_json wrong_type gather commit committed aborted +Inf";
+        tombstone filtered decode transform invalid_json wrong_type gather commit committed aborted +Inf applied refused process failure change \
+        consumer producer sent_bytes received_bytes requests errors retries timeouts disconnects rebalances";
     let mut known: BTreeSet<&str> = names.split(' ').filter(|name| !name.is_empty()).collect();
-    known.extend([raw.as_str(), digest]);
+    known.extend([raw.as_str(), digest, env!("CARGO_PKG_VERSION")]);
     let mut hex: HashMap<&str, usize> = HashMap::new();
     for (name, labels, _) in &found {
-        assert!(name.starts_with("veilstream_"), "{name}");
+        let is_ours = name.starts_with("veilstream_");
+        assert!(is_ours || name.starts_with("process_") && labels.is_empty(), "{name}");
         for (label, value) in labels {
             if label == "key" {
                 assert!(value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()));
