@@ -289,13 +289,13 @@ pub struct Remote {
     /// The address, such as `0.0.0.0:9465`.
     pub listen: SocketAddr,
     /// PEM file of the server's certificate, and of those between it and the authority.
-    #[schemars(extend("x-reload" = "content: SIGHUP"))]
+    #[schemars(extend("x-reload" = "content: SIGHUP, file change"))]
     pub certificate: PathBuf,
     /// PEM file of its key.
-    #[schemars(extend("x-reload" = "content: SIGHUP"))]
+    #[schemars(extend("x-reload" = "content: SIGHUP, file change"))]
     pub key: PathBuf,
     /// Whoever reads metrics shows it: `Authorization: Bearer TOKEN`.
-    #[schemars(extend("x-reload" = "content: SIGHUP"))]
+    #[schemars(extend("x-reload" = "content: SIGHUP, file change"))]
     pub token: SecretText,
 }
 

@@ -1,6 +1,7 @@
 //! The life of a worker: start, reload, stop.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use super::plans::{LoadError, Plans};
 use super::show::Shown;
 use super::watch::Watch;
 use crate::audit::Change;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SecretText};
 use crate::kafka::{ClientSettings, Connection};
 use crate::telemetry::{self, Health, Metrics, Remote, RemoteError};
 
@@ -134,6 +135,8 @@ impl Worker {
         let (mut term, mut int) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
         let mut hangup = of(SignalKind::hangup())?;
         let mut watch = Watch::new(&self.shared.plans().files);
+        // An authority renews certificates, and an orchestrator tokens.
+        let mut served = Watch::new(&self.remote_files());
         let mut tick = tokio::time::interval(TICK);
         let mut shown = Shown::default();
         loop {
@@ -144,6 +147,7 @@ impl Worker {
                     self.reload(Cause::Asked, &mut watch);
                     self.renew().await;
                 }
+                () = served.changed() => self.renew().await,
                 () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
                 _ = tick.tick() => {
                     shown.update(&self.connections, &self.shared.metrics);
@@ -190,13 +194,27 @@ impl Worker {
         self.shared.metrics.reloads.with_label_values(&[outcome]).inc();
     }
 
+    fn remote_files(&self) -> Vec<PathBuf> {
+        let Config { telemetry, folder, .. } = &self.shared.config;
+        let Some(remote) = &telemetry.remote else { return Vec::new() };
+        let token = match &remote.token {
+            SecretText::File(file) => Some(file),
+            SecretText::Env(_) => None,
+        };
+        let files = [Some(&remote.certificate), Some(&remote.key), token];
+        files.into_iter().flatten().map(|file| folder.join(file)).collect()
+    }
+
     /// Takes in a renewed certificate and token.
     async fn renew(&self) {
         let config = &self.shared.config;
-        if let (Some(remote), Some(told)) = (&self.remote, &config.telemetry.remote)
-            && let Err(error) = remote.renew(told, &config.folder).await
-        {
-            tracing::error!("the certificate and the token in force stay in force: {error}");
+        if let (Some(remote), Some(told)) = (&self.remote, &config.telemetry.remote) {
+            match remote.renew(told, &config.folder).await {
+                Ok(()) => tracing::info!("certificate and token of telemetry.remote read again"),
+                Err(error) => {
+                    tracing::error!("the certificate and the token in force stay in force: {error}")
+                }
+            }
         }
     }
 
