@@ -50,7 +50,7 @@ fn the_options_are_what_the_binary_prints() {
 fn every_page_that_is_linked_is_there() {
     let link = regex::Regex::new(r"\]\(([^)#]+)[^)]*\)").unwrap();
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = ["docs", "docs/runbooks", "dashboards"];
+    let docs = ["docs", "docs/runbooks", "dashboards", "docker"];
     let docs = docs.into_iter().flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
     let docs = docs.map(|entry| entry.unwrap().path());
     let docs = docs.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
