@@ -30,6 +30,10 @@ check: ## Formatting, lints, documentation
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
 
+.PHONY: deny
+deny: ## Licences, sources, banned and duplicate crates
+	scripts/deny
+
 .PHONY: test
 test: ## All tests, against a Kafka broker that they start
 	scripts/setup test

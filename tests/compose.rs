@@ -75,7 +75,7 @@ fn the_file_is_valid_and_what_it_mounts_is_there() {
     let path = provider["providers"][0]["options"]["path"].as_str().unwrap();
     let mounted = format!("../dashboards:{path}:ro");
     let grafana = services["grafana"]["volumes"].as_array().unwrap();
-    assert!(grafana.iter().any(|mount| *mount == Value::from(mounted.as_str())));
+    assert!(grafana.iter().any(|mount| mount.as_str() == Some(mounted.as_str())));
     let source = yaml("docker/compose/grafana/datasources/prometheus.yaml");
     assert_eq!(source["datasources"][0]["type"], "prometheus");
     let network = services["prometheus"]["network_mode"].as_str().unwrap();

@@ -93,3 +93,12 @@ fn the_shown_configuration_is_valid() {
     let file = format!("{}/config/worker.yaml", env!("CARGO_MANIFEST_DIR"));
     veilstream::config::Config::load(file.as_ref()).unwrap();
 }
+
+#[test]
+fn the_oldest_rust_is_the_one_that_everything_is_built_with() {
+    let manifest = page("Cargo.toml");
+    let stated = regex::Regex::new("rust-version = \"([0-9.]+)\"").unwrap();
+    let stated = stated.captures(&manifest).unwrap()[1].to_owned();
+    assert!(page("docker/Dockerfile").contains(&format!("BUILD_IMAGE=rust:{stated}-slim")));
+    assert!(page("README.md").contains(&format!("Rust {stated}")), "{stated}");
+}
