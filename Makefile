@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Arguments of `make demo`: make demo ARGS="--events 1000"
+# Arguments of `make demo` and `make chaos`: make demo ARGS="--events 1000"
 ARGS ?=
 
 .PHONY: help
@@ -39,6 +39,15 @@ test: ## All tests, against a Kafka broker that they start
 	scripts/setup test
 	tests/kafka/broker lib
 	cargo test --locked
+
+.PHONY: chaos
+chaos: ## Faults of brokers, networks, disks, clocks and workers; as root, a quarter of an hour. ARGS: names of faults
+	scripts/setup chaos
+	tests/kafka/broker lib
+	rm -rf target/chaos
+	cargo test --locked --test chaos --no-run
+	tests/kafka/isolated cargo test --locked --offline --test chaos -- --ignored --test-threads 1 --nocapture $(ARGS)
+	@cat target/chaos/*.row
 
 .PHONY: bench
 bench: ## Benchmarks, with ratios taken in one run; the one on Kafka needs about 10 GB of disk

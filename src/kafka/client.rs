@@ -20,9 +20,14 @@ pub struct Connection {
     figures: Mutex<BTreeMap<String, Figures>>,
 }
 
+/// The kinds of clients of a lane.
+pub const CLIENTS: [&str; 2] = ["consumer", "producer"];
+
 /// How a client fares with its brokers, as of its last statistics. Counts begin anew with each client.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
+    /// librdkafka's name of it, no other's in this process.
+    pub client: String,
     pub brokers_up: i64,
     /// Of the slowest broker, the 99th percentile of the last interval, in seconds.
     pub round_trip_s: f64,
@@ -48,7 +53,13 @@ impl Connection {
         locked(&self.lag).clone()
     }
 
-    /// By kind of client: `consumer`, `producer`.
+    /// The clients are gone: what they said last holds no longer.
+    pub fn forget(&self) {
+        locked(&self.lag).clear();
+        locked(&self.figures).clear();
+    }
+
+    /// By kind of client, [`CLIENTS`]. None for one that has told nothing yet.
     pub fn figures(&self) -> BTreeMap<String, Figures> {
         locked(&self.figures).clone()
     }
@@ -88,10 +99,12 @@ pub(super) fn broker_state(connection: &Connection, statistics: &Statistics) {
         connection.down(false);
     }
     let sum = |of: fn(&Broker) -> u64| statistics.brokers.values().map(of).sum::<u64>();
+    // Each partition tells the length of the one queue of the consumer.
     let fetched = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-    let fetched = fetched.map(|partition| partition.fetchq_cnt).sum::<i64>();
+    let fetched = fetched.map(|partition| partition.fetchq_cnt).max().unwrap_or(0);
     let round_trip_us = brokers().filter_map(|broker| Some(broker.rtt.as_ref()?.p99)).max();
     let figures = Figures {
+        client: statistics.name.clone(),
         brokers_up: brokers().filter(|broker| broker.state == "UP").count() as i64,
         round_trip_s: round_trip_us.unwrap_or(0) as f64 / 1e6,
         queued_messages: statistics.msg_cnt as i64 + fetched,
@@ -145,9 +158,23 @@ impl ClientContext for Logging {
 
 impl rdkafka::consumer::ConsumerContext for Logging {}
 
+/// What librdkafka or the cluster objects to, in its words, but for the value of a setting: it may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KafkaProblem(pub(super) String);
+
+impl From<KafkaError> for KafkaProblem {
+    fn from(error: KafkaError) -> Self {
+        KafkaProblem(refused(error))
+    }
+}
+
 /// What is wrong with a setting; the value may be a secret, and is left out.
 pub(super) fn refused(error: KafkaError) -> String {
     match error {
+        KafkaError::ClientConfig(_, what, name, _) if what.starts_with("Invalid value") => {
+            format!("{name}: invalid value")
+        }
         KafkaError::ClientConfig(_, what, name, _) => format!("{name}: {what}"),
         error => error.to_string(),
     }
@@ -192,6 +219,12 @@ impl ClientSettings {
             }
             for (name, secret) in &security.secrets {
                 common.set(name, secret.read(&config.folder)?.expose());
+            }
+            // OpenSSL is built in, and its own place for authorities is nowhere: those of the system are looked for.
+            let told = security.tls.as_ref().is_some_and(|tls| tls.ca.is_some())
+                || security.secrets.contains_key("ssl.ca.pem");
+            if security.protocol.to_lowercase().ends_with("ssl") && !told {
+                common.set("ssl.ca.location", "probe");
             }
             if let Some(tls) = &security.tls {
                 let files = [
@@ -301,6 +334,10 @@ impl ClientSettings {
             .set("statistics.interval.ms", "5000")
             // As the Java client: consumers in any language agree where a key belongs.
             .set("partitioner", "murmur2_random")
+            // To add offsets to a transaction waits without end for a group coordinator that has left the cluster,
+            // until some connection of the producer comes or goes (librdkafka issues 5511 and 5456). Idle ones are
+            // closed after this long: so the wait ends, and another coordinator is asked for.
+            .set("connections.max.idle.ms", "10000")
             .set("enable.idempotence", "true")
             .set("acks", "all");
         if let Some(id) = transactional_id {

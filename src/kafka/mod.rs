@@ -3,9 +3,6 @@
 //! [`Sink`] takes nothing but [`crate::rewrite::Sanitized`] for a view, [`crate::quarantine::Sealed`] for quarantine
 //! and [`crate::audit::AuditRecord`] for the audit trail.
 
-/// What librdkafka says is wrong.
-pub use rdkafka::error::KafkaError as KafkaProblem;
-
 mod admin;
 mod client;
 mod embedded;
@@ -15,9 +12,9 @@ mod reader;
 mod source;
 
 pub use admin::{Admin, ClusterState, TopicSettings, TopicSpec, TopicState};
-pub use client::{BATCH_FRAME, ClientSettings, Connection, Figures};
+pub use client::{BATCH_FRAME, CLIENTS, ClientSettings, Connection, Figures, KafkaProblem};
 pub use embedded::EmbeddedBroker;
-pub use probe::{Denied, Probe};
+pub use probe::Probe;
 pub use producer::{Sink, SinkError};
 pub use reader::{OwnedRecord, Reader, Writer};
 pub use source::{Generation, Positions, Rebalanced, Source, SourceError, SourceRecord};

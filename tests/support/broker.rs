@@ -60,7 +60,7 @@ impl Broker {
     /// Starts a broker with server properties; they also hold for later starts of it.
     pub fn start_with(name: &str, properties: &[(&str, &str)]) -> Broker {
         if let Some(bootstrap) = external_bootstrap() {
-            return Broker { bootstrap, dir: None, producer: OnceLock::new() };
+            return Broker::elsewhere(&bootstrap);
         }
         let run = root().join("target/kafka/run");
         remove_leftovers(&run);
@@ -84,6 +84,11 @@ impl Broker {
         let broker = Arc::new(Broker::start(&format!("{name}-{}", shared.0)));
         shared.1 = Arc::downgrade(&broker);
         broker
+    }
+
+    /// A cluster that somebody else starts and stops.
+    pub fn elsewhere(bootstrap: &str) -> Broker {
+        Broker { bootstrap: bootstrap.into(), dir: None, producer: OnceLock::new() }
     }
 
     /// `host:port`, the same after a restart.
@@ -179,6 +184,12 @@ impl Broker {
 
     /// The same for records with whatever else they have: headers, a timestamp, a partition.
     pub fn send<'r>(&self, records: impl Iterator<Item = BaseRecord<'r, [u8], [u8]>>) {
+        self.enqueue(records);
+        self.settle();
+    }
+
+    /// The same, without waiting for acknowledgements.
+    pub fn enqueue<'r>(&self, records: impl Iterator<Item = BaseRecord<'r, [u8], [u8]>>) {
         let producer = self.producer.get_or_init(|| self.new_producer());
         let deadline = Instant::now() + LIMIT;
         for mut record in records {
@@ -190,9 +201,23 @@ impl Broker {
             }
             producer.poll(Duration::ZERO);
         }
+    }
+
+    /// Waits until all that was sent is acknowledged.
+    pub fn settle(&self) {
+        let Some(producer) = self.producer.get() else { return };
         producer.flush(LIMIT).unwrap_or_else(|e| panic!("flush: {e}"));
         let failures = mem::take(&mut *producer.context().0.lock().unwrap());
         assert!(failures.is_empty(), "not delivered: {failures:?}");
+    }
+
+    /// The id of the broker that leads a partition.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let consumer: BaseConsumer = create(&self.client());
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)).ok()?;
+        let topic = metadata.topics().first()?;
+        let found = topic.partitions().iter().find(|found| found.id() == partition)?;
+        (found.leader() >= 0).then_some(found.leader())
     }
 
     /// What a group has committed in a topic, summed over its partitions.
@@ -237,6 +262,14 @@ impl Drop for Broker {
 /// Reads every partition of a topic from its beginning to its end as of now, in the order of
 /// partitions and offsets. Only what is committed; an open transaction ends its partition.
 pub fn consume_all(bootstrap: &str, topic: &str) -> Vec<Message> {
+    let mut messages = Vec::new();
+    consume_each(bootstrap, topic, |message| messages.push(message));
+    messages.sort_by_key(|message| (message.partition, message.offset));
+    messages
+}
+
+/// The same, one message after another: of one partition in order, partitions as they come.
+pub fn consume_each(bootstrap: &str, topic: &str, mut look: impl FnMut(Message)) {
     let mut config = client(bootstrap);
     config
         // librdkafka asks for a group even where the assignment is by hand; it never joins it.
@@ -254,13 +287,12 @@ pub fn consume_all(bootstrap: &str, topic: &str) -> Vec<Message> {
     }
     consumer.assign(&assignment).unwrap();
 
-    let mut messages = Vec::new();
     let mut progress = Instant::now();
     while !open.is_empty() {
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
             Some(Ok(message)) => {
-                messages.push(owned(&message));
+                look(owned(&message));
                 progress = Instant::now();
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -272,8 +304,6 @@ pub fn consume_all(bootstrap: &str, topic: &str) -> Vec<Message> {
         }
         assert!(progress.elapsed() < LIMIT, "consume {topic}: no end of partitions {open:?}");
     }
-    messages.sort_by_key(|message| (message.partition, message.offset));
-    messages
 }
 
 /// Waits until `condition` holds; panics with `what` after a minute.

@@ -2,8 +2,10 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub mod broker;
+pub mod cluster;
 pub mod engine;
 pub mod grafana;
+pub mod ledger;
 pub mod panels;
 pub mod scene;
 pub mod worker;
