@@ -507,7 +507,7 @@ const KAFKA: Dashboard = Dashboard {
                         "min by (instance, client) (veilstream_kafka_brokers_up{@})",
                         "{{instance}} {{client}}",
                     )],
-                    "The fewest of any lane.",
+                    "The fewest of any lane. A producer without work keeps no connection.",
                 ),
                 of(
                     Lines,
