@@ -46,7 +46,7 @@ fn rendered() -> &'static BTreeMap<String, Vec<Value>> {
 fn every_object_conforms_to_its_schema() {
     let schemas: Value = serde_json::from_str(&read("tests/data/kubernetes/schemas.json")).unwrap();
     let mut seen = BTreeSet::new();
-    assert_eq!(rendered().len(), 5);
+    assert_eq!(rendered().len(), 6);
     for (name, objects) in rendered() {
         assert!(objects.len() >= 7, "{name}");
         for object in objects {
@@ -106,7 +106,11 @@ fn workers_are_confined_probed_and_ended_gently() {
         if let Some(scaled) = find(objects, "ScaledObject") {
             let target = &scaled["spec"]["scaleTargetRef"];
             assert_eq!(target["kind"], workload.unwrap()["kind"], "{name}");
-            assert_eq!(target["name"], workload.unwrap()["metadata"]["name"], "{name}");
+            let metadata = &workload.unwrap()["metadata"];
+            assert_eq!(target["name"], metadata["name"], "{name}");
+            assert_eq!(scaled["metadata"]["namespace"], metadata["namespace"], "{name}");
+            // Applied again, it leaves alone how many there are.
+            assert!(spec["replicas"].is_null(), "{name}");
         }
         // A StatefulSet's workers have stable names and are static members; a Deployment's are not.
         let names: Vec<_> = container["env"].as_array().unwrap().iter().collect();
