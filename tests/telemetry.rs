@@ -10,6 +10,8 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
 use std::process::{Command, Output};
 
 use support::broker::wait_until;
@@ -154,4 +156,29 @@ fn a_worker_on_this_machine_is_asked_for_its_health() {
     let gone = Command::new(BINARY).args(["health", "-c"]).arg(config).output().unwrap();
     assert_eq!(gone.status.code(), Some(1));
     assert!(String::from_utf8(gone.stderr).unwrap().contains("no worker answers at"));
+}
+
+#[test]
+fn who_shows_no_token_does_not_use_up_the_workers_files() {
+    let mut site = site();
+    certify(&site);
+    fs::write(site.path("token"), "a-token-of-some-length").unwrap();
+    let port = free_address().port();
+    let remote = format!(
+        "{{ listen: '127.0.0.1:{port}', certificate: tls.crt, key: tls.key, token: {{ file: token }} }}"
+    );
+    site.environment.push(("VEILSTREAM__TELEMETRY__REMOTE", remote));
+    let worker = site.start("one");
+    wait_until("telemetry", || ask(&site, port, "/healthz", None).is_ok());
+    let files = || fs::read_dir(format!("/proc/{}/fd", worker.id())).unwrap().count();
+    let before = files();
+    // They connect, and say nothing.
+    let mut silent: Vec<_> =
+        (0..300).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let mut last = silent.pop().unwrap();
+    assert_eq!(last.read(&mut [0]).unwrap_or(0), 0, "one too many is sent away");
+    assert!(files() < before + 100, "{} files, {before} before", files());
+    // Those that stay are not waited for for ever.
+    wait_until("room again", || ask(&site, port, "/healthz", None).is_ok());
+    assert!(worker.stop().success());
 }

@@ -1,8 +1,11 @@
 //! The same pages for other machines: over TLS, and to those that show a token.
 
+use std::future::{Ready, ready};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -10,7 +13,9 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{ConnectionShutdown, Handle};
 use subtle::ConstantTimeEq;
 
 use crate::config::{self, ConfigError};
@@ -18,6 +23,10 @@ use crate::crypto::Secret;
 
 /// A token shorter than this is guessed too easily, in bytes.
 const SHORTEST_TOKEN: usize = 16;
+/// Who shows no token must not take the worker's file descriptors: a connection beyond so many is closed at once.
+const MOST_CONNECTIONS: usize = 64;
+/// The handshake, and then the first request, may take so long each. There is no second one on a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// These say no more than that the worker lives or works: probes come without a token.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -25,9 +34,9 @@ const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     #[error("telemetry.remote.listen {0}: {1}")]
-    Listen(SocketAddr, std::io::Error),
+    Listen(SocketAddr, io::Error),
     #[error("telemetry.remote: {certificate} and {key} are no certificate and its key: {error}")]
-    Certificate { certificate: PathBuf, key: PathBuf, error: std::io::Error },
+    Certificate { certificate: PathBuf, key: PathBuf, error: io::Error },
     #[error("telemetry.remote.token: {0}")]
     Secret(#[from] ConfigError),
     #[error("telemetry.remote.token: shorter than {SHORTEST_TOKEN} bytes")]
@@ -49,7 +58,7 @@ impl Remote {
         config: &config::Remote,
         folder: &Path,
         pages: Router,
-    ) -> Result<(Remote, SocketAddr, impl Future<Output = std::io::Result<()>> + use<>), RemoteError>
+    ) -> Result<(Remote, SocketAddr, impl Future<Output = io::Result<()>> + use<>), RemoteError>
     {
         let token = Arc::new(RwLock::new(token(config, folder)?));
         let (certificate, key) = files(config, folder);
@@ -58,10 +67,15 @@ impl Remote {
             .map_err(|error| RemoteError::Certificate { certificate, key, error })?;
         let refused = |error| RemoteError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let pages = pages.layer(middleware::from_fn_with_state(Arc::clone(&token), guard));
-        let server = axum_server::from_tcp_rustls(listener, tls.clone()).map_err(refused)?;
+        let handle = Handle::new();
+        let bounded = Bounded(handle.clone());
+        let acceptor = RustlsAcceptor::new(tls.clone()).handshake_timeout(PATIENCE);
+        let server = axum_server::from_tcp(listener).map_err(refused)?;
+        let server = server.acceptor(acceptor.acceptor(bounded)).handle(handle);
+        let mut server = server.first_request_timeout(PATIENCE);
+        server.http_builder().http1().header_read_timeout(PATIENCE);
         let serving = server.serve(pages.into_make_service());
         Ok((Remote { tls, token }, address, serving))
     }
@@ -89,7 +103,28 @@ fn token(config: &config::Remote, folder: &Path) -> Result<Secret<String>, Remot
     }
 }
 
+/// Takes connections as long as there are not too many, those in their handshake among them.
+#[derive(Clone)]
+struct Bounded(Handle<SocketAddr>);
+
+impl<I, S> Accept<I, S> for Bounded {
+    type Stream = I;
+    type Service = S;
+    type Future = Ready<io::Result<(I, S)>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        ready(match self.0.connection_count() > MOST_CONNECTIONS {
+            true => Err(io::ErrorKind::ConnectionRefused.into()),
+            false => Ok((stream, service)),
+        })
+    }
+}
+
 async fn guard(State(token): State<Token>, request: Request, next: Next) -> Response {
+    if let Some(connection) = request.extensions().get::<ConnectionShutdown>() {
+        // After the answer. A scrape in fifteen seconds may connect anew.
+        connection.graceful_shutdown();
+    }
     if OPEN.contains(&request.uri().path()) || shows(&request, &token) {
         return next.run(request).await;
     }

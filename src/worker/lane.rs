@@ -189,6 +189,7 @@ impl Lane {
                 Err(error) => error,
             };
             self.shared.not_ready(self.number);
+            self.settings.connection.forget();
             if let LaneError::Source(SourceError::NoConsumerProtocol) = error
                 && self.shared.config.kafka.group_protocol == GroupProtocol::Auto
             {
@@ -349,6 +350,8 @@ impl Lane {
 
     /// Says which source topics are not there; true where nothing is left to read.
     fn show_missing(&self, plans: &Plans, topics: &Topics) -> bool {
+        // What the policies no longer name is missed no longer.
+        self.shared.metrics.source_missing.reset();
         for topic in plans.named() {
             let missing = topics.missing.iter().any(|one| one == topic);
             let metric = &self.shared.metrics.source_missing;

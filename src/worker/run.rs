@@ -65,6 +65,13 @@ enum Cause {
     FileChanged,
 }
 
+/// The worker goes on without telemetry, but not silently.
+async fn until_it_ends(what: &str, serving: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "{what} is no longer served");
+    }
+}
+
 /// A worker at work.
 pub struct Worker {
     shared: Arc<LaneShared>,
@@ -90,11 +97,11 @@ impl Worker {
         let (address, serving) = telemetry::serve(listen, pages.clone())
             .await
             .map_err(|error| RunError::Listen(listen, error))?;
-        tokio::spawn(serving);
+        tokio::spawn(until_it_ends("telemetry.listen", serving));
         let mut remote = None;
         if let Some(told) = &config.telemetry.remote {
             let (served, address, serving) = Remote::serve(told, &config.folder, pages).await?;
-            tokio::spawn(serving);
+            tokio::spawn(until_it_ends("telemetry.remote", serving));
             tracing::info!(%address, "telemetry for other machines");
             remote = Some(served);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::kafka::Connection;
+use crate::kafka::{CLIENTS, Connection, Figures};
 use crate::telemetry::Metrics;
 
 /// Remembers what it showed last.
@@ -11,7 +11,8 @@ use crate::telemetry::Metrics;
 pub struct Shown {
     /// Topic and partition.
     lag: BTreeSet<(String, String)>,
-    counts: HashMap<(usize, String, &'static str), u64>,
+    /// By lane and kind of client.
+    figures: HashMap<(usize, &'static str), Figures>,
 }
 
 impl Shown {
@@ -19,18 +20,23 @@ impl Shown {
         self.lag(connections, metrics);
         for (lane, connection) in connections.iter().enumerate() {
             let label = lane.to_string();
-            for (client, figures) in connection.figures() {
-                let labels = [label.as_str(), client.as_str()];
+            let mut figures = connection.figures();
+            for client in CLIENTS {
+                let figures = figures.remove(client).unwrap_or_default();
+                let labels = [label.as_str(), client];
                 metrics.kafka_brokers_up.with_label_values(&labels).set(figures.brokers_up);
                 metrics.kafka_round_trip.with_label_values(&labels).set(figures.round_trip_s);
                 metrics.kafka_queued.with_label_values(&labels).set(figures.queued_messages);
-                for (name, now) in figures.counts {
-                    let last = self.counts.insert((lane, client.clone(), name), now).unwrap_or(0);
-                    // A new client counts from 0.
-                    let more = now.checked_sub(last).unwrap_or(now);
-                    let labels = [label.as_str(), client.as_str(), name];
+                let last = self.figures.remove(&(lane, client)).unwrap_or_default();
+                // A new client counts from 0.
+                let before = if last.client == figures.client { last.counts } else { Vec::new() };
+                let before = before.iter().map(|(_, count)| *count).chain(std::iter::repeat(0));
+                for ((name, now), before) in figures.counts.iter().zip(before) {
+                    let labels = [label.as_str(), client, name];
+                    let more = now.saturating_sub(before);
                     metrics.kafka_counts.with_label_values(&labels).inc_by(more);
                 }
+                self.figures.insert((lane, client), figures);
             }
         }
     }
