@@ -75,10 +75,7 @@ impl Config {
                     Err(error) => {
                         let place = error.path().to_string();
                         let problem = without_values(&error.inner().to_string());
-                        let blamed = overrides.iter().rev().find(|one| {
-                            format!("{place}.").starts_with(&format!("{}.", one.option))
-                        });
-                        return Err(match blamed {
+                        return Err(match blamed(&overrides, &place) {
                             Some(one) => ConfigError::Environment { name: one.name(), problem },
                             // With a line, where the file alone is wrong in the same way.
                             None => located().err().unwrap_or(ConfigError::Invalid {
@@ -94,15 +91,22 @@ impl Config {
         config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
         match config.problem() {
             None => Ok(config),
-            Some((field, problem)) => {
-                Err(ConfigError::Invalid { path: path.into(), field: field.into(), problem })
-            }
+            Some((field, problem)) => Err(match blamed(&overrides, field) {
+                Some(one) => ConfigError::Environment { name: one.name(), problem },
+                None => ConfigError::Invalid { path: path.into(), field: field.into(), problem },
+            }),
         }
     }
 
     /// What the types cannot say: the option and what is wrong with it.
     fn problem(&self) -> Option<(&'static str, String)> {
         let found = |field, problem: &str| Some((field, problem.to_owned()));
+        if self.name.as_deref() == Some("") {
+            return found(
+                "name",
+                "is empty: leave it out, or give a name that no other worker has",
+            );
+        }
         if self.policies.is_empty() {
             return found("policies", "at least one file");
         }
@@ -176,6 +180,12 @@ impl Override {
     }
 }
 
+/// The variable that gave the option at `place`, or what it is in.
+fn blamed<'o>(overrides: &'o [Override], place: &str) -> Option<&'o Override> {
+    let inside = |one: &&Override| format!("{place}.").starts_with(&format!("{}.", one.option));
+    overrides.iter().rev().find(inside)
+}
+
 /// What the environment sets, outer options before inner ones.
 fn overrides(
     environment: impl Iterator<Item = (OsString, OsString)>,
@@ -194,6 +204,10 @@ fn overrides(
             return Err(wrong(format!("no option is called `{option}`{near}")));
         };
         let text = value.to_str().ok_or_else(|| wrong("the value is not UTF-8".into()))?;
+        if text.trim().is_empty() {
+            // As YAML it would be null, and take away what the file says: TLS, for one.
+            return Err(wrong("is empty: unset it, or say `null` where that is meant".into()));
+        }
         let value = match known.kind {
             Kind::Text => Value::String(text.to_owned()),
             Kind::Other => serde_saphyr::from_str(text)
@@ -215,19 +229,25 @@ fn malformed(path: &Path, error: &serde_saphyr::Error) -> ConfigError {
 /// stands where it should not.
 fn without_values(text: &str) -> String {
     let text = text.rsplit_once(" at line ").map_or(text, |(text, _)| text).to_owned();
-    // Names of fields stand in backquotes and may be told; a value that serde met stands in double quotes, and
-    // one that it took for a variant behind these words.
-    let text = match (text.split_once('"'), text.rsplit_once('"')) {
+    // Names of fields stand in backquotes and may be told; a value that serde met stands in double quotes, or in
+    // backquotes behind these words.
+    let mut text = match (text.split_once('"'), text.rsplit_once('"')) {
         (Some((before, _)), Some((_, after))) => format!("{before}…{after}"),
         _ => text,
     };
-    match text.split_once("unknown variant `") {
-        Some((before, rest)) => {
-            let rest = rest.split_once('`').map_or("", |(_, rest)| rest);
-            format!("{before}unknown word{rest}")
+    for (word, instead) in [
+        ("unknown variant", "unknown word"),
+        ("integer", "an integer"),
+        ("floating point", "a number"),
+        ("boolean", "a boolean"),
+        ("character", "a character"),
+    ] {
+        if let Some((before, rest)) = text.split_once(&format!("{word} `")) {
+            let after = rest.rsplit_once("`, expected ").map_or("", |(_, after)| after);
+            text = format!("{before}{instead}, expected {after}");
         }
-        None => text,
     }
+    text
 }
 
 #[cfg(test)]
@@ -291,10 +311,46 @@ audit: { topic: a }
             ("VEILSTREAM__DELIVERY", "canary", "unknown word"),
             ("VEILSTREAM__BATCH", "{ records: canary }", "invalid type"),
             ("VEILSTREAM__BATCH", "{ canary", ""),
+            ("VEILSTREAM__DELIVERY", "x`canary", "unknown word"),
+            // A password where a reference to one belongs.
+            (
+                "VEILSTREAM__KAFKA__SECURITY",
+                "{ protocol: ssl, sasl: { mechanism: PLAIN, username: { env: A }, password: canary } }",
+                "",
+            ),
+            // Nothing that is unset by mistake takes away what the file says.
+            ("VEILSTREAM__KAFKA__SECURITY", "", "is empty"),
+            ("VEILSTREAM__NAME", " ", "is empty"),
+            ("VEILSTREAM__TELEMETRY__LISTEN", "0.0.0.0:9464", "a loopback address"),
         ] {
             let error = parse(FILE, &[(name, value)]).unwrap_err();
             assert!(error.starts_with(&format!("the environment variable {name}: ")), "{error}");
             assert!(error.contains(problem) && !error.contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_should_be_a_reference_to_a_secret_is_not_quoted() {
+        let sasl = "VEILSTREAM__KAFKA__SECURITY__SASL";
+        let others = [
+            ("VEILSTREAM__KAFKA__SECURITY__PROTOCOL", "sasl_ssl"),
+            ("VEILSTREAM__KAFKA__SECURITY__SASL__MECHANISM", "PLAIN"),
+            ("VEILSTREAM__KAFKA__SECURITY__SASL__USERNAME", "{ env: A }"),
+        ];
+        for secret in ["86420", "8642.0", "true", "{ x: 86420 }", "[86420]"] {
+            let name = format!("{sasl}__PASSWORD");
+            let environment: Vec<_> = others.into_iter().chain([(name.as_str(), secret)]).collect();
+            let error = parse(FILE, &environment).unwrap_err();
+            assert!(error.contains(&name), "{error}");
+            assert!(!error.contains("8642") && !error.contains("true"), "{error}");
+        }
+        for secret in ["86420", "8642.0", "true"] {
+            let file = FILE.replace(
+                "9092' }",
+                &format!("9092', security: {{ protocol: ssl, secrets: {{ a: {secret} }} }} }}"),
+            );
+            let error = parse(&file, &[]).unwrap_err();
+            assert!(!error.contains("8642") && !error.contains("true"), "{error}");
         }
     }
 

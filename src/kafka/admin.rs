@@ -10,7 +10,7 @@ use rdkafka::admin::{
 use rdkafka::error::KafkaError;
 use serde::Serialize;
 
-use super::client::{ClientSettings, Logging};
+use super::client::{ClientSettings, KafkaProblem, Logging};
 
 const CALL: Duration = Duration::from_secs(5);
 
@@ -29,6 +29,8 @@ pub struct TopicSpec {
 pub struct TopicState {
     pub partitions: usize,
     pub replicas: usize,
+    /// Partitions that nobody leads just now.
+    pub leaderless: usize,
     /// None where this user may not ask for them.
     pub settings: Option<BTreeMap<String, Setting>>,
 }
@@ -70,15 +72,15 @@ pub struct TopicSettings {
 pub struct Admin(AdminClient<Logging>);
 
 impl Admin {
-    pub fn open(settings: &ClientSettings) -> Result<Admin, KafkaError> {
-        settings.common().create_with_context(Logging).map(Admin)
+    pub fn open(settings: &ClientSettings) -> Result<Admin, KafkaProblem> {
+        Ok(Admin(settings.common().create_with_context(Logging)?))
     }
 
     /// The settings of those topics that there are and that this user may ask for.
     pub async fn topic_settings(
         &self,
         topics: &[&str],
-    ) -> Result<BTreeMap<String, TopicSettings>, KafkaError> {
+    ) -> Result<BTreeMap<String, TopicSettings>, KafkaProblem> {
         let resources: Vec<_> =
             topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(CALL));
@@ -98,19 +100,21 @@ impl Admin {
     }
 
     /// All topics that this user may know of. Nothing is asked by name, so no broker makes what is asked for.
-    pub fn names(&self) -> Result<BTreeSet<String>, KafkaError> {
+    pub fn names(&self) -> Result<BTreeSet<String>, KafkaProblem> {
         let metadata = self.0.inner().fetch_metadata(None, CALL)?;
         Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
     }
 
     /// Every topic that this user may know of; settings are asked for of those that `wanted` names.
-    pub async fn state(&self, wanted: &BTreeSet<String>) -> Result<ClusterState, KafkaError> {
+    pub async fn state(&self, wanted: &BTreeSet<String>) -> Result<ClusterState, KafkaProblem> {
         let metadata = self.0.inner().fetch_metadata(None, CALL)?;
         let mut cluster = ClusterState { brokers: metadata.brokers().len(), ..Default::default() };
         for topic in metadata.topics() {
             let partitions = topic.partitions();
             let replicas = partitions.iter().map(|one| one.replicas().len()).min().unwrap_or(0);
-            let state = TopicState { partitions: partitions.len(), replicas, settings: None };
+            let leaderless = partitions.iter().filter(|one| one.leader() < 0).count();
+            let state =
+                TopicState { partitions: partitions.len(), replicas, leaderless, settings: None };
             cluster.topics.insert(topic.name().to_owned(), state);
         }
         let asked: Vec<_> =
@@ -135,14 +139,14 @@ impl Admin {
     }
 
     /// Makes a topic, and waits until the broker that is asked knows it.
-    pub async fn create(&self, topic: &TopicSpec) -> Result<(), KafkaError> {
+    pub async fn create(&self, topic: &TopicSpec) -> Result<(), KafkaProblem> {
         let (partitions, replicas) = (topic.partitions as i32, topic.replicas);
         let replication = TopicReplication::Fixed(replicas.map_or(-1, |replicas| replicas as i32));
         let new = NewTopic::new(&topic.name, partitions, replication);
         let new = topic.settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
         if let Some(Err((_, code))) = self.0.create_topics([&new], &options).await?.pop() {
-            return Err(KafkaError::AdminOp(code));
+            return Err(KafkaError::AdminOp(code).into());
         }
         let deadline = Instant::now() + CALL;
         while !self.names()?.contains(&topic.name) && Instant::now() < deadline {
@@ -157,7 +161,7 @@ impl Admin {
         topic: &str,
         state: &TopicState,
         settings: &BTreeMap<String, String>,
-    ) -> Result<(), KafkaError> {
+    ) -> Result<(), KafkaProblem> {
         let mut entries = BTreeMap::new();
         for (name, setting) in state.settings.iter().flatten().filter(|(_, one)| one.explicit) {
             entries.insert(name.as_str(), setting.value.as_str());
@@ -166,7 +170,7 @@ impl Admin {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic));
         let change = entries.iter().fold(change, |change, (name, value)| change.set(name, value));
         match self.0.alter_configs([&change], &AdminOptions::new()).await?.pop() {
-            Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
+            Some(Err((_, code))) => Err(KafkaError::AdminOp(code).into()),
             _ => Ok(()),
         }
     }

@@ -8,25 +8,20 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{ClientSettings, refused};
+use super::client::{ClientSettings, KafkaProblem};
 use crate::config::GroupProtocol;
 
 const CALL: Duration = Duration::from_secs(10);
 /// How long the broker has to object to a partition in a transaction.
 const OBJECTION: Duration = Duration::from_millis(1500);
-/// Records wait this long before they would be sent: the transaction is aborted before.
-const LINGER_MS: u32 = 30_000;
-
-/// What the cluster says, in its words.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Denied(String);
-
-impl From<KafkaError> for Denied {
-    fn from(error: KafkaError) -> Self {
-        Denied(refused(error))
-    }
-}
+/// Records wait for half of this before they would be sent: the transaction is aborted long before.
+const LEAST_TIMEOUT_MS: u32 = 10_000;
+/// Nor are they sent for their number.
+const UNSENT: [(&str, &str); 3] = [
+    ("batch.num.messages", "10000"),
+    ("batch.size", "1000000"),
+    ("queue.buffering.max.messages", "100000"),
+];
 
 /// Says nothing of what librdkafka logs: the findings say it.
 struct Quiet;
@@ -48,7 +43,7 @@ impl<'s> Probe<'s> {
         Probe { settings }
     }
 
-    fn consumer(&self) -> Result<BaseConsumer<Quiet>, Denied> {
+    fn consumer(&self) -> Result<BaseConsumer<Quiet>, KafkaProblem> {
         let mut config = self.settings.consumer(GroupProtocol::Classic);
         config.remove("group.instance.id");
         config.set("enable.partition.eof", "true");
@@ -56,7 +51,7 @@ impl<'s> Probe<'s> {
     }
 
     /// Whether the group's offsets may be read. The group is not joined.
-    pub fn group(&self, topic: &str) -> Result<(), Denied> {
+    pub fn group(&self, topic: &str) -> Result<(), KafkaProblem> {
         let consumer = self.consumer()?;
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition(topic, 0);
@@ -79,7 +74,7 @@ impl<'s> Probe<'s> {
     }
 
     /// Whether records of the topic may be read. None is taken.
-    pub fn read(&self, topic: &str) -> Result<(), Denied> {
+    pub fn read(&self, topic: &str) -> Result<(), KafkaProblem> {
         let consumer = self.consumer()?;
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_offset(topic, 0, Offset::End)?;
@@ -97,25 +92,35 @@ impl<'s> Probe<'s> {
                 return Err(error.into());
             }
         }
-        Err(Denied(format!("no answer within {CALL:?}")))
+        Err(KafkaProblem(format!("no answer within {CALL:?}")))
     }
 
     /// Whether transactions may be begun under this id, with the configured timeout.
-    pub fn transactions(&self, id: &str) -> Result<(), Denied> {
-        self.producer(id).map(drop)
+    pub fn transactions(&self, id: &str) -> Result<(), KafkaProblem> {
+        self.producer(id, self.settings.transaction_timeout_ms()).map(drop)
     }
 
-    fn producer(&self, id: &str) -> Result<BaseProducer<DefaultProducerContext>, Denied> {
+    fn producer(
+        &self,
+        id: &str,
+        timeout_ms: u32,
+    ) -> Result<BaseProducer<DefaultProducerContext>, KafkaProblem> {
         let mut config = self.settings.producer(Some(id));
-        let linger = LINGER_MS.min(self.settings.transaction_timeout_ms() / 2);
-        config.set("linger.ms", linger.to_string());
+        for (name, value) in UNSENT {
+            config.set(name, value);
+        }
+        for name in ["message.timeout.ms", "delivery.timeout.ms"] {
+            config.remove(name);
+        }
+        config.set("transaction.timeout.ms", timeout_ms.to_string());
+        config.set("linger.ms", (timeout_ms / 2).to_string());
         let producer: BaseProducer<DefaultProducerContext> = config.create()?;
         producer.init_transactions(CALL)?;
         Ok(producer)
     }
 
     /// Which of these topics a transaction may not take in.
-    pub fn denied<'t>(&self, id: &str, topics: &[&'t str]) -> Result<Vec<&'t str>, Denied> {
+    pub fn denied<'t>(&self, id: &str, topics: &[&'t str]) -> Result<Vec<&'t str>, KafkaProblem> {
         if self.takes(id, topics)? {
             return Ok(Vec::new());
         }
@@ -130,27 +135,35 @@ impl<'s> Probe<'s> {
 
     /// A partition joins the transaction when its first record is given to librdkafka; the record itself waits, and is
     /// thrown away with the transaction.
-    fn takes(&self, id: &str, topics: &[&str]) -> Result<bool, Denied> {
-        let producer = self.producer(id)?;
+    fn takes(&self, id: &str, topics: &[&str]) -> Result<bool, KafkaProblem> {
+        let timeout_ms = self.settings.transaction_timeout_ms().max(LEAST_TIMEOUT_MS);
+        let producer = self.producer(id, timeout_ms)?;
         producer.begin_transaction()?;
-        let record = |topic| BaseRecord::<[u8], [u8]>::to(topic).partition(0).key(&[]);
-        let mut taken = topics.iter().all(|topic| producer.send(record(*topic)).is_ok());
+        let send = |topic: &&str| {
+            let record = BaseRecord::<[u8], [u8]>::to(topic).partition(0).key(&[]);
+            producer.send(record).map_err(|(error, _)| error)
+        };
+        let mut sent = topics.iter().try_for_each(send);
         let deadline = Instant::now() + OBJECTION;
-        while taken && Instant::now() < deadline {
+        while sent.is_ok() && Instant::now() < deadline {
             producer.poll(Duration::from_millis(50));
             // A transaction that has failed takes no more records.
-            taken = topics.first().is_none_or(|topic| producer.send(record(*topic)).is_ok());
+            sent = topics.first().map_or(Ok(()), send);
         }
         producer.purge(PurgeConfig::default().queue());
         let deadline = Instant::now() + CALL;
         while producer.in_flight_count() > 0 && Instant::now() < deadline {
             producer.poll(Duration::from_millis(10));
         }
-        let aborted = producer.abort_transaction(CALL);
         // Where nothing was taken in, there is nothing to abort, and the broker says so.
-        if taken {
-            aborted?;
+        let aborted = producer.abort_transaction(CALL);
+        use RDKafkaErrorCode::{State, TopicAuthorizationFailed, UnknownTopicOrPartition};
+        match sent {
+            Ok(()) => aborted.map(|()| true).map_err(KafkaProblem::from),
+            Err(error) => match error.rdkafka_error_code() {
+                Some(State | TopicAuthorizationFailed | UnknownTopicOrPartition) => Ok(false),
+                _ => Err(error.into()),
+            },
         }
-        Ok(taken)
     }
 }

@@ -11,7 +11,7 @@ use rdkafka::message::{DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::client::{self, ClientSettings, Logging};
+use super::client::{self, ClientSettings, KafkaProblem, Logging};
 
 /// librdkafka's own: how much a batch of records holds, and the largest record that it can be told of.
 const BATCH_BYTES: usize = 1_000_000;
@@ -47,7 +47,7 @@ pub struct Reader {
 
 impl Reader {
     /// From the beginning of every partition.
-    pub fn open(settings: &ClientSettings, topic: &str) -> Result<Reader, KafkaError> {
+    pub fn open(settings: &ClientSettings, topic: &str) -> Result<Reader, KafkaProblem> {
         let mut config = settings.common();
         config
             .set("group.id", "veilstream-reader")
@@ -59,7 +59,8 @@ impl Reader {
         let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
         let found = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
         if found.is_empty() {
-            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+            let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
+            return Err(KafkaError::MetadataFetch(unknown).into());
         }
         let partitions: HashSet<i32> = found.iter().map(|partition| partition.id()).collect();
         let mut list = TopicPartitionList::new();
@@ -71,7 +72,7 @@ impl Reader {
     }
 
     /// The next record, waiting at the end of the topic for at most `timeout`.
-    pub fn next(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>, KafkaError> {
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>, KafkaProblem> {
         let deadline = Instant::now() + timeout;
         loop {
             match self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
@@ -94,13 +95,13 @@ impl Reader {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.ended.insert(partition);
                 }
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => return Err(error.into()),
             }
         }
     }
 
     /// All records up to the end of every partition as it is met.
-    pub fn to_end(&mut self, mut each: impl FnMut(OwnedRecord)) -> Result<(), KafkaError> {
+    pub fn to_end(&mut self, mut each: impl FnMut(OwnedRecord)) -> Result<(), KafkaProblem> {
         while self.ended.len() < self.partitions.len() {
             if let Some(record) = self.next(Duration::from_millis(100))? {
                 each(record);
@@ -135,13 +136,13 @@ impl ProducerContext for Deliveries {
 }
 
 impl Writer {
-    pub fn open(settings: &ClientSettings) -> Result<Writer, KafkaError> {
+    pub fn open(settings: &ClientSettings) -> Result<Writer, KafkaProblem> {
         // How large a record may be is for the topic to say.
         let settings = settings.clone().with_record_limits(BATCH_BYTES, LARGEST_RECORD);
-        settings.producer(None).create_with_context(Deliveries::default()).map(Writer)
+        Ok(Writer(settings.producer(None).create_with_context(Deliveries::default())?))
     }
 
-    pub fn write(&self, topic: &str, record: &OwnedRecord) -> Result<(), KafkaError> {
+    pub fn write(&self, topic: &str, record: &OwnedRecord) -> Result<(), KafkaProblem> {
         let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: value.as_deref() })
         });
@@ -161,15 +162,15 @@ impl Writer {
                     message = back;
                     self.0.poll(Duration::from_millis(10));
                 }
-                Err((error, _)) => return Err(error),
+                Err((error, _)) => return Err(error.into()),
             }
         }
     }
 
     /// Waits until all is delivered; an error where one record was not.
-    pub fn flush(&self) -> Result<(), KafkaError> {
+    pub fn flush(&self) -> Result<(), KafkaProblem> {
         self.0.flush(CALL)?;
         let mut failed = self.0.context().0.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.take().map_or(Ok(()), Err)
+        failed.take().map_or(Ok(()), |error| Err(error.into()))
     }
 }

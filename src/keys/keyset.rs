@@ -36,7 +36,10 @@ pub enum KeysetError {
         "{path} is there already: a keyset is never overwritten, since what it encrypted could not be opened"
     )]
     Exists { path: PathBuf },
-    #[error("{path} has the mode {mode:03o}: others can read the keys; run `chmod 600 {path}`")]
+    #[error(
+        "{path} has the mode {mode:03o}: others can read the keys; 0600 is right, or 0440 where \
+         root owns it for the group of an unprivileged worker"
+    )]
     Readable { path: PathBuf, mode: u32 },
     #[error("{path} is no keyset: {problem}")]
     Malformed { path: PathBuf, problem: String },
@@ -45,7 +48,7 @@ pub enum KeysetError {
 /// The mode bits that let others at a file of this owner. What an orchestrator mounts belongs to root, and is read by
 /// way of its group.
 fn others(owner: u32, user: u32) -> u32 {
-    if owner == user { 0o077 } else { 0o037 }
+    if owner == 0 && user != 0 { 0o037 } else { 0o077 }
 }
 
 /// The keys of one file.
@@ -242,6 +245,9 @@ mod tests {
             assert_ne!(mode & others(0, 65532), 0, "{mode:o}");
         }
         assert_ne!(0o440 & others(0, 0), 0);
+        // A person's group is no mount.
+        assert_ne!(0o440 & others(1000, 65532), 0);
+        assert_ne!(0o440 & others(1000, 0), 0);
     }
 
     #[test]
