@@ -167,6 +167,14 @@ fn topic(config: &Config, wanted: &Wanted, cluster: &ClusterState, findings: &mu
             "allow DESCRIBE_CONFIGS: the worker fits its records to the topic's limits",
         );
     }
+    if state.leaderless > 0 {
+        findings.add(
+            Level::Error,
+            &what,
+            format!("{} of {} partitions have no leader", state.leaderless, state.partitions),
+            "look for the brokers that are away",
+        );
+    }
     if wanted.kind != Kind::Source {
         output(config, wanted, state, cluster, &what, findings);
     }
@@ -232,6 +240,21 @@ fn output(
         );
     }
     let least = state.setting("min.insync.replicas").and_then(|text| text.parse::<usize>().ok());
+    if let Some(least) = least.filter(|least| *least > state.replicas) {
+        findings.add(
+            Level::Error,
+            what,
+            format!("min.insync.replicas is {least}, of {} replicas", state.replicas),
+            "lower it: where the broker does not, it refuses every record",
+        );
+    } else if least == Some(state.replicas) && state.replicas > 1 {
+        findings.add(
+            Level::Warning,
+            what,
+            format!("min.insync.replicas is as many as the {} replicas", state.replicas),
+            "lower it, or add a replica: while one broker restarts, nothing can be published",
+        );
+    }
     if cluster.brokers >= 3 && state.replicas < 3 {
         findings.add(
             Level::Warning,
@@ -286,7 +309,10 @@ fn access(
         let name = &source.spec.name;
         if !std::mem::replace(&mut group_is_known, true) {
             match probe.group(name) {
-                Ok(()) => findings.ok(&group, "its offsets may be read"),
+                Ok(()) => findings.ok(
+                    &group,
+                    "its offsets may be read; to join it takes READ, which is not tried",
+                ),
                 Err(error) => {
                     findings.add(Level::Error, &group, error.to_string(), "allow READ on the group")
                 }
@@ -305,7 +331,12 @@ fn access(
     let outputs = wanted.iter().filter(|one| one.kind != Kind::Source).filter(there);
     let outputs: Vec<&str> = outputs.map(|one| one.spec.name.as_str()).collect();
     if config.delivery == Delivery::AtLeastOnce {
-        findings.ok("write", "without transactions this cannot be tried without publishing");
+        findings.add(
+            Level::Warning,
+            "write",
+            "not tried: without transactions it cannot be, without publishing",
+            "see to it that this user may WRITE to views, quarantine and audit",
+        );
         return;
     }
     let id = format!("{}-check-{:08x}", config.kafka.group, rand::random::<u32>());

@@ -79,7 +79,7 @@ pub enum Why {
         now: usize,
         wanted: u32,
     },
-    /// Somebody set it on the topic, and the configuration says nothing of it.
+    /// Somebody set it on the topic, or to change it would discard records, and the configuration says nothing of it.
     Set {
         setting: String,
         now: String,
@@ -272,8 +272,15 @@ fn of_one(wanted: &Wanted, cluster: &ClusterState) -> Vec<Difference> {
         if is == value || !wanted.told.contains(name) && is_enough(name, is, value) {
             continue;
         }
+        let told = wanted.told.contains(name);
+        if name == "min.insync.replicas" && !told && state.replicas < 3 {
+            // With one broker away, nothing could be published.
+            continue;
+        }
+        // Compaction discards: a topic that is there is compacted only if somebody says so.
+        let discards = name == "cleanup.policy" && value != "delete";
         let explicit = current.is_some_and(|current| current.explicit);
-        if explicit && !wanted.told.contains(name) {
+        if (explicit || discards) && !told {
             let (now, wanted) = (is.to_owned(), value.clone());
             all.push(left(Why::Set { setting: name.clone(), now, wanted }));
             continue;

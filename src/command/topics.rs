@@ -126,9 +126,9 @@ fn reason(why: &Why) -> String {
         Why::Replicas { now, wanted } => {
             format!("{now} replicas, should be {wanted}; left alone: reassign its partitions")
         }
-        Why::Set { setting, now, wanted } => format!(
-            "{setting}={now} was set on it, should be {wanted}; left alone unless `topics.each` says so"
-        ),
+        Why::Set { setting, now, wanted } => {
+            format!("{setting}={now}, should be {wanted}; left alone unless `topics.each` says so")
+        }
         Why::Unseen => "its settings may not be seen: allow DESCRIBE_CONFIGS".into(),
     }
 }
