@@ -154,7 +154,7 @@ fn alerts_are_the_same_everywhere() {
             rules += 1;
         }
     }
-    assert_eq!(rules, 4);
+    assert_eq!(rules, 5);
     assert!(
         read("config/policies/crm-customers.yaml")
             == read("docker/k8s/base/policies/crm-customers.yaml")
