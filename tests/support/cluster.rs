@@ -14,8 +14,8 @@ use super::worker::repository;
 pub const NODES: [Node; 3] = [Node(1), Node(2), Node(3)];
 const CLIENT_PORT: u16 = 9092;
 const CONTROLLER_PORT: u16 = 9093;
-/// Of a disk that can be full: room for some minutes of a test.
-const DISK: &str = "size=600m";
+/// Of a disk that can be full: more than any test fills by itself, the backlog with its three copies among them.
+const DISK: &str = "size=2500m";
 
 /// A broker, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
