@@ -264,6 +264,48 @@ fn an_outage_of_the_broker_loses_and_doubles_nothing() {
     assert!(worker.stop().success());
 }
 
+/// A lane that has a batch in hand hears that the group gave it up, however much librdkafka has to tell besides.
+#[test]
+fn a_lane_that_its_group_gave_up_joins_it_again() {
+    let sessions = [
+        ("group.consumer.min.session.timeout.ms", "6000"),
+        ("group.consumer.session.timeout.ms", "6000"),
+        ("group.consumer.min.heartbeat.interval.ms", "1000"),
+        ("group.consumer.heartbeat.interval.ms", "1000"),
+    ];
+    let broker = Arc::new(Broker::start_with("worker-frozen", &sessions));
+    if broker.is_external() {
+        return;
+    }
+    let mut scene = Scene::new(broker, "frozen", &counting(1), &[("raw", 2), ("all", 2)]);
+    scene.site.kafka = "  consumer: { statistics.interval.ms: '5' }".into();
+    // It nearly always waits with a batch.
+    let raw = scene.topic("raw");
+    scene.site.extra = format!("limits: {{ sources: {{ {raw}: {{ records_per_second: 200 }} }} }}");
+    let traffic = Traffic::start(&scene, "raw");
+    wait_until("enough for both", || traffic.produced() > 4_000);
+    let total = traffic.stop();
+    let frozen = scene.site.start("one");
+    wait_consumed(&frozen, 300);
+    frozen.signal("STOP");
+    let other = scene.site.start("two");
+    wait_until("the other takes both partitions", || {
+        other.metric("veilstream_assigned_partitions", "") == 2.0
+    });
+    frozen.signal("CONT");
+    let committed =
+        |worker: &WorkerProcess| worker.metric("veilstream_transactions_total", "\"committed\"");
+    for worker in [&frozen, &other] {
+        let before = committed(worker);
+        wait_until("both at work", || committed(worker) > before);
+    }
+    scene.wait_accounted(total);
+    assert!(frozen.log().contains("aborting"), "it had a batch in hand");
+    assert!(frozen.stop().success() && other.stop().success());
+    check_traffic(&scene.consume("all"), total);
+    assert_eq!(scene.check_audit("raw"), total);
+}
+
 #[test]
 fn a_rate_limit_bounds_what_is_consumed() {
     const RATE: usize = 200;

@@ -27,6 +27,8 @@ use crate::telemetry::{Health, Metrics};
 const GLANCE: u32 = 64;
 /// How long a lane without work waits before it looks at reloads and stops.
 const IDLE: Duration = Duration::from_millis(100);
+/// How long what waits to be told may take where nothing else is waited for.
+const SERVE: Duration = Duration::from_millis(1);
 /// A producer without a stable name leaves its transaction to the broker's clock: it is short.
 const UNNAMED_TRANSACTION_MS: u32 = 15_000;
 
@@ -253,8 +255,9 @@ impl Lane {
         let mut batch = Batch::default();
         let mut assigned = 0_usize;
         let mut aborts = 0_u32;
-        // Partitions are held while a batch is tried again.
+        // Partitions are held while records are in hand: what waits behind them would keep a rebalance waiting too.
         let mut held = false;
+        let mut pause = Duration::ZERO;
         let label = self.number.to_string();
         let ended = |outcome| shared.metrics.transactions.with_label_values(&[outcome]).inc();
         while !shared.stopping() {
@@ -275,7 +278,10 @@ impl Lane {
             shared.metrics.ready.with_label_values(&[label.as_str()]).set(i64::from(up));
 
             let began = Instant::now();
-            self.gather(&source, &mut batch, &mut assigned)?;
+            match batch.is_empty() {
+                true => self.gather(&source, &mut batch, &mut assigned)?,
+                false => self.hold(&source, &mut batch, &mut assigned, pause)?,
+            }
             if held && batch.is_empty() {
                 // Committed, or all of it went to somebody else.
                 source.release()?;
@@ -312,7 +318,7 @@ impl Lane {
             match done {
                 Ok(records) => {
                     stage("commit", began);
-                    aborts = 0;
+                    (aborts, pause) = (0, Duration::ZERO);
                     ended("committed");
                     transform.committed();
                     batch.done(records);
@@ -327,22 +333,23 @@ impl Lane {
                         return Err(error);
                     }
                     transform.abort()?;
-                    // The records are still in hand. Before they are tried again, the next gathering drops
-                    // those of partitions that went to somebody else.
+                    // The records are still in hand. Before they are tried again, those of partitions that go to
+                    // somebody else are dropped.
                     match error {
                         LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {}
                         LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_)) => {
-                            let pause = backoff(aborts);
+                            pause = backoff(aborts);
                             aborts += 1;
                             let pause_ms = pause.as_millis() as u64;
                             tracing::warn!(lane = self.number, records, pause_ms, "trying again");
-                            self.pause(pause)?;
                         }
                         other => return Err(other),
                     }
-                    source.hold()?;
-                    held = true;
                 }
+            }
+            if !held && !batch.is_empty() {
+                source.hold()?;
+                held = true;
             }
         }
         Ok(())
@@ -367,7 +374,7 @@ impl Lane {
         plans.all_missing(&topics.missing)
     }
 
-    /// Fills the batch to its bounds, and serves rebalances. What is in hand already is not waited with.
+    /// Fills an empty batch to its bounds, and serves rebalances.
     fn gather<'s>(
         &self,
         source: &'s Source,
@@ -376,7 +383,7 @@ impl Lane {
     ) -> Result<(), LaneError> {
         let bounds = self.shared.config.effective_batch();
         let mut deadline = Instant::now() + IDLE;
-        let mut wait = if batch.is_empty() { IDLE } else { Duration::ZERO };
+        let mut wait = IDLE;
         let mut polled = 0_u32;
         loop {
             let record = source.poll(wait)?;
@@ -384,7 +391,7 @@ impl Lane {
             let Some(record) = record else {
                 // Nothing is there just now. The clock is asked seldom: it costs as much as a short field.
                 let left = deadline.saturating_duration_since(Instant::now());
-                if !wait.is_zero() || left.is_zero() || polled == 0 {
+                if !wait.is_zero() || left.is_zero() {
                     return Ok(());
                 }
                 wait = left;
@@ -401,6 +408,29 @@ impl Lane {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits with what is in hand, and serves all that waits meanwhile: a poll takes one event, and where statistics
+    /// and logs come faster than it is called, it would never come to the rebalance behind them.
+    fn hold<'s>(
+        &self,
+        source: &'s Source,
+        batch: &mut Batch<SourceRecord<'s>>,
+        assigned: &mut usize,
+        pause: Duration,
+    ) -> Result<(), LaneError> {
+        let until = Instant::now() + pause.max(SERVE);
+        while !batch.is_empty() && !self.shared.stopping() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            if let Some(record) = source.poll(left.clamp(SERVE, IDLE))? {
+                batch.push(record);
+            }
+            self.rebalanced(source, batch, assigned);
+        }
+        Ok(())
     }
 
     /// Drops what was revoked; nothing has been made of it yet.
