@@ -16,8 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::broker::{Broker, wait_until};
+use support::proxy::Proxy;
 use support::scene::{Scene, Traffic, check_traffic, header, wait_consumed};
-use support::worker::WorkerProcess;
+use support::worker::{WorkerProcess, free_address};
 
 fn broker() -> Arc<Broker> {
     Broker::shared("worker")
@@ -264,16 +265,63 @@ fn an_outage_of_the_broker_loses_and_doubles_nothing() {
     assert!(worker.stop().success());
 }
 
+/// Members are missed after six seconds.
+const SESSIONS: [(&str, &str); 4] = [
+    ("group.consumer.min.session.timeout.ms", "6000"),
+    ("group.consumer.session.timeout.ms", "6000"),
+    ("group.consumer.min.heartbeat.interval.ms", "1000"),
+    ("group.consumer.heartbeat.interval.ms", "1000"),
+];
+
+/// The broker tells a member of its new assignment once, in the answer to a heartbeat.
+#[test]
+fn an_assignment_that_gets_lost_on_its_way_is_asked_for_again() {
+    let broker = Arc::new(Broker::start_with("worker-proxy", &SESSIONS));
+    if broker.is_external() {
+        return;
+    }
+    let inner = free_address();
+    let proxy = Proxy::start(inner);
+    let direct = broker.bootstrap().to_owned();
+    let mut properties = vec![
+        "listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXY:PLAINTEXT"
+            .into(),
+        format!("advertised.listeners=CLIENT://{direct},PROXY://{}", proxy.address),
+    ];
+    properties.extend(SESSIONS.map(|(name, value)| format!("{name}={value}")));
+    let properties: Vec<_> = properties.iter().map(String::as_str).collect();
+    broker.restart_with_listener(&format!("PROXY://{inner}"), &properties);
+    let mut scene = Scene::new(broker, "lost", &counting(1), &[("raw", 2), ("all", 2)]);
+    let traffic = Traffic::start(&scene, "raw");
+    scene.site.bootstrap = proxy.address.to_string();
+    let one = scene.site.start("one");
+    wait_consumed(&one, 200);
+    scene.site.bootstrap = direct;
+    proxy.hold();
+    scene.site.kafka = "  consumer: { debug: cgrp }".into();
+    let two = WorkerProcess::start(&scene.site, "two", "debug");
+    wait_until("two is a member", || {
+        two.log().contains("ConsumerGroupHeartbeat response received")
+    });
+    let unheard = || one.log().matches("Timed out ConsumerGroupHeartbeatRequest in flight").count();
+    let before = unheard();
+    // The first may have been heard before that.
+    wait_until("heartbeats that are not answered", || unheard() > before + 1);
+    proxy.release();
+    wait_consumed(&two, 200);
+    let at_work = one.metric("veilstream_consumed_records_total", "");
+    wait_consumed(&one, at_work as u64 + 200);
+    let total = traffic.stop();
+    scene.wait_accounted(total);
+    assert!(one.stop().success() && two.stop().success());
+    check_traffic(&scene.consume("all"), total);
+    assert_eq!(scene.check_audit("raw"), total);
+}
+
 /// A lane that has a batch in hand hears that the group gave it up, however much librdkafka has to tell besides.
 #[test]
 fn a_lane_that_its_group_gave_up_joins_it_again() {
-    let sessions = [
-        ("group.consumer.min.session.timeout.ms", "6000"),
-        ("group.consumer.session.timeout.ms", "6000"),
-        ("group.consumer.min.heartbeat.interval.ms", "1000"),
-        ("group.consumer.heartbeat.interval.ms", "1000"),
-    ];
-    let broker = Arc::new(Broker::start_with("worker-frozen", &sessions));
+    let broker = Arc::new(Broker::start_with("worker-frozen", &SESSIONS));
     if broker.is_external() {
         return;
     }

@@ -319,6 +319,10 @@ impl ClientSettings {
                 .set("group.protocol", "classic")
                 .set("partition.assignment.strategy", "cooperative-sticky"),
         };
+        // What it tells at this level is listened to (`Source`), however little the log is to hold.
+        if (config.log_level as u32) < RDKafkaLogLevel::Info as u32 {
+            config.set_log_level(RDKafkaLogLevel::Info);
+        }
         set(&mut config, &self.properties);
         set(&mut config, &self.consumer);
         config

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance,
 };
@@ -35,6 +36,8 @@ pub enum SourceError {
     Settings(String),
     #[error("the broker does not have the consumer group protocol of KIP-848")]
     NoConsumerProtocol,
+    #[error("the answer to a heartbeat is lost, and an assignment may be with it")]
+    LostHeartbeat,
 }
 
 struct SourceContext {
@@ -43,6 +46,8 @@ struct SourceContext {
     changed: AtomicBool,
     /// The partitions that are held, while records are.
     held: Mutex<Option<BTreeSet<(String, i32)>>>,
+    /// A heartbeat was sent and not answered in time.
+    lost: AtomicBool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,7 +87,15 @@ impl SourceContext {
 }
 
 impl ClientContext for SourceContext {
-    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+    /// The broker tells a member its new assignment once, in the answer to a heartbeat of KIP-848. A member that
+    /// missed an answer has to ask for all of it: librdkafka 2.12 sends the same heartbeat again instead, and never
+    /// hears of it; partitions stay with nobody. It says of such a heartbeat that it timed out here and nowhere else.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "REQTMOUT"
+            && message.contains("Timed out ConsumerGroupHeartbeatRequest in flight")
+        {
+            self.lost.store(true, Ordering::Release);
+        }
         client::log(level, facility, message);
     }
 
@@ -214,6 +227,7 @@ impl Source {
             changes: Mutex::default(),
             changed: AtomicBool::new(false),
             held: Mutex::default(),
+            lost: AtomicBool::new(false),
         };
         let consumer: BaseConsumer<SourceContext> = settings
             .consumer(protocol)
@@ -230,6 +244,9 @@ impl Source {
 
     /// The next record, if one comes within `timeout`. Serves rebalances meanwhile.
     pub fn poll(&self, timeout: Duration) -> Result<Option<SourceRecord<'_>>, SourceError> {
+        if self.consumer.context().lost.load(Ordering::Acquire) {
+            return Err(SourceError::LostHeartbeat);
+        }
         let error = match self.consumer.poll(timeout) {
             None => return Ok(None),
             Some(Ok(message)) => {

@@ -7,5 +7,6 @@ pub mod engine;
 pub mod grafana;
 pub mod ledger;
 pub mod panels;
+pub mod proxy;
 pub mod scene;
 pub mod worker;
