@@ -120,10 +120,14 @@ fn a_remote_without_certificate_or_with_a_short_token_is_refused() {
         fs::write(site.path("token"), token).unwrap();
         let remote =
             "{ listen: '127.0.0.1:0', certificate: tls.crt, key: tls.key, token: { file: token } }";
-        let mut run = Command::new(BINARY);
-        run.args(["run", "--config"]).arg(&config).env("VEILSTREAM__TELEMETRY__REMOTE", remote);
-        let output = run.output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        let [run, check] = [&[][..], &["--check"]].map(|only| {
+            let mut run = Command::new(BINARY);
+            run.args(["run", "--config"]).arg(&config).args(only);
+            let output = run.env("VEILSTREAM__TELEMETRY__REMOTE", remote).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        });
+        assert_eq!(run, check);
+        run
     };
     let (code, told) = started("a-token-of-some-length");
     assert_eq!(code, Some(2));

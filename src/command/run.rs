@@ -11,7 +11,7 @@ use super::{Exit, OrUsage};
 use crate::cluster::{self, Finding, Level};
 use crate::config::Config;
 use crate::kafka::ClientSettings;
-use crate::telemetry;
+use crate::telemetry::{self, Remote, Traces};
 use crate::worker::Worker;
 use crate::worker::plans::{Plans, policies};
 
@@ -32,13 +32,19 @@ pub struct Run {
 impl Run {
     pub fn run(self) -> Result<(), Exit> {
         let config = Config::load(&self.config).or_usage()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         if self.check {
+            if let Some(remote) = &config.telemetry.remote {
+                runtime.block_on(Remote::check(remote, &config.folder)).or_usage()?;
+            }
+            if let Some(traces) = &config.telemetry.traces {
+                Traces::check(traces, &config.folder).or_usage()?;
+            }
             return check(&config, self.json);
         }
         telemetry::start_logs(config.telemetry.log_format, &config.telemetry.log_level)
             .or_usage()?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
             let ended = match Worker::start(config, None).await {
                 Ok(worker) => worker.run().await,

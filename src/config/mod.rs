@@ -49,7 +49,7 @@ pub struct Config {
     /// Rate limits of this worker, all lanes together.
     #[serde(default)]
     pub limits: Limits,
-    /// Metrics, health and logs.
+    /// Metrics, health, logs and traces.
     #[serde(default)]
     pub telemetry: Telemetry,
     /// What `veilstream topics` makes; the worker itself makes none.
@@ -270,6 +270,8 @@ pub struct Telemetry {
     pub listen: SocketAddr,
     /// Where the same is served to others: over TLS, and `/metrics` to those that show a token.
     pub remote: Option<Remote>,
+    /// Traces of OpenTelemetry, sent to a collector. None if unset.
+    pub traces: Option<Traces>,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// A level, or a filter such as `info,veilstream=debug`. `VEILSTREAM_LOG` overrides it.
@@ -279,7 +281,8 @@ pub struct Telemetry {
 impl Default for Telemetry {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 9464));
-        Telemetry { listen, remote: None, log_format: LogFormat::Text, log_level: "info".into() }
+        let log_level = "info".into();
+        Telemetry { listen, remote: None, traces: None, log_format: LogFormat::Text, log_level }
     }
 }
 
@@ -297,6 +300,27 @@ pub struct Remote {
     /// Whoever reads metrics shows it: `Authorization: Bearer TOKEN`.
     #[schemars(extend("x-reload" = "content: SIGHUP, file change"))]
     pub token: SecretText,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// Where the collector takes OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`.
+    pub endpoint: String,
+    /// Share of transactions that are traced, from 0 to 1. Records with a sampled `traceparent` are traced all the same.
+    #[serde(default = "default_sample")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+    /// Headers of what is sent, such as `authorization`, by their names. Only over TLS, or to this machine.
+    #[serde(default)]
+    pub headers: BTreeMap<String, SecretText>,
+    /// PEM file of the authorities of the collector's certificate. The system's if unset.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+fn default_sample() -> f64 {
+    0.01
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

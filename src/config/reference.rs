@@ -169,6 +169,7 @@ fn takes(property: &Value, node: &Value) -> String {
             Some(least) => format!("number from {least}{unit}"),
             None => format!("number{unit}"),
         },
+        Some("number") => "number".into(),
         Some("boolean") => "`true`, `false`".into(),
         Some("array") => "list".into(),
         Some("object") => MAPPING.into(),

@@ -12,7 +12,7 @@ mod track;
 mod walk;
 
 pub use failure::{Failure, Reason, Stage};
-pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized};
+pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized, TraceParent};
 pub use tally::Tally;
 
 use std::sync::Arc;
@@ -26,6 +26,9 @@ use walk::{Image, Memory, Side, Walk};
 
 /// The name of the header that says which policy a record went through.
 pub const POLICY_HEADER: &str = "veilstream-policy";
+
+/// The name of the header that carries a trace (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
 
 /// What the wire takes for a record header beside its name and value, at most.
 pub const HEADER_FRAME: usize = 10;

@@ -1,6 +1,6 @@
 //! What leaves the rewrite. The fields are private: nobody else can make one.
 
-use super::{HEADER_FRAME, POLICY_HEADER, RawRecord, Rewriter};
+use super::{HEADER_FRAME, POLICY_HEADER, RawRecord, Rewriter, TRACEPARENT};
 use crate::policy::KeyRule;
 
 /// Why a view did not get an event.
@@ -37,12 +37,24 @@ pub enum Disposition {
     Filtered(Filtered),
 }
 
+/// The value of a `traceparent` header (W3C Trace Context, version 00): numbers, and no text of anybody's.
+#[derive(Clone)]
+pub struct TraceParent(String);
+
+impl TraceParent {
+    pub fn new(trace: [u8; 16], span: [u8; 8], sampled: bool) -> TraceParent {
+        let (trace, span) = (u128::from_be_bytes(trace), u64::from_be_bytes(span));
+        TraceParent(format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled)))
+    }
+}
+
 /// A record that may be published to a view's topic.
 #[derive(Clone, Copy)]
 pub struct Sanitized<'a> {
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     label: &'a str,
+    trace: Option<&'a TraceParent>,
     kept: &'a [String],
     record: RawRecord<'a>,
 }
@@ -56,14 +68,17 @@ impl<'a> Sanitized<'a> {
         self.value
     }
 
-    /// The policy's header, then those that the view keeps.
+    /// The policy's header, that of a trace, then those that the view keeps.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
-        let kept = self.kept;
+        let (kept, trace) = (self.kept, self.trace);
         let of_source = self.record.headers.iter().copied();
         let of_source = of_source.filter(move |(name, _)| {
-            *name != POLICY_HEADER && kept.iter().any(|kept| kept == name)
+            let ours = *name == POLICY_HEADER || trace.is_some() && *name == TRACEPARENT;
+            !ours && kept.iter().any(|kept| kept == name)
         });
-        std::iter::once((POLICY_HEADER, Some(self.label.as_bytes()))).chain(of_source)
+        let trace = trace.map(|trace| (TRACEPARENT, Some(trace.0.as_bytes())));
+        let label = (POLICY_HEADER, Some(self.label.as_bytes()));
+        std::iter::once(label).chain(trace).chain(of_source)
     }
 
     /// Bytes of key, value and headers, as Kafka's limits count them.
@@ -81,11 +96,17 @@ impl<'a> Sanitized<'a> {
 pub struct Rewritten<'r> {
     rewriter: &'r Rewriter,
     record: RawRecord<'r>,
+    trace: Option<&'r TraceParent>,
 }
 
 impl<'r> Rewritten<'r> {
     pub(super) fn new(rewriter: &'r Rewriter, record: RawRecord<'r>) -> Self {
-        Rewritten { rewriter, record }
+        Rewritten { rewriter, record, trace: None }
+    }
+
+    /// The same, part of a trace.
+    pub fn traced(self, trace: Option<&'r TraceParent>) -> Self {
+        Rewritten { trace, ..self }
     }
 
     pub fn dispositions(&self) -> &'r [Disposition] {
@@ -106,6 +127,7 @@ impl<'r> Rewritten<'r> {
             key,
             value,
             label: &rewriter.plan.label,
+            trace: self.trace,
             kept: rewriter.plan.views.get(view).map_or(&[], |view| view.headers.as_slice()),
             record: self.record,
         };

@@ -33,6 +33,7 @@ pub struct Metrics {
     pub kafka_round_trip: GaugeVec,
     pub kafka_queued: IntGaugeVec,
     pub kafka_counts: IntCounterVec,
+    pub trace_exports: IntCounterVec,
 }
 
 impl Metrics {
@@ -181,9 +182,17 @@ impl Metrics {
                 "What a client counts: bytes, requests, errors, retries, timeouts, disconnects, rebalances",
                 &["lane", "client", "what"],
             )?,
+            trace_exports: counter(
+                "trace_exports_total",
+                "Requests to the collector of traces, by outcome",
+                &["outcome"],
+            )?,
             registry,
         };
         // A rate needs to have seen the 0 before the first.
+        for outcome in ["sent", "failed"] {
+            metrics.trace_exports.with_label_values(&[outcome]);
+        }
         for outcome in ["committed", "aborted"] {
             metrics.transactions.with_label_values(&[outcome]);
         }

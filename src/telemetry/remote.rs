@@ -53,6 +53,12 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// Whether certificate, key and token are there and fit.
+    pub async fn check(config: &config::Remote, folder: &Path) -> Result<(), RemoteError> {
+        token(config, folder)?;
+        tls(config, folder).await.map(|_| ())
+    }
+
     /// Serves `pages` until the future is dropped. Gives the address too, for a port of 0.
     pub async fn serve(
         config: &config::Remote,
@@ -61,10 +67,7 @@ impl Remote {
     ) -> Result<(Remote, SocketAddr, impl Future<Output = io::Result<()>> + use<>), RemoteError>
     {
         let token = Arc::new(RwLock::new(token(config, folder)?));
-        let (certificate, key) = files(config, folder);
-        let tls = RustlsConfig::from_pem_file(&certificate, &key)
-            .await
-            .map_err(|error| RemoteError::Certificate { certificate, key, error })?;
+        let tls = tls(config, folder).await?;
         let refused = |error| RemoteError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -93,6 +96,12 @@ impl Remote {
 
 fn files(config: &config::Remote, folder: &Path) -> (PathBuf, PathBuf) {
     (folder.join(&config.certificate), folder.join(&config.key))
+}
+
+async fn tls(config: &config::Remote, folder: &Path) -> Result<RustlsConfig, RemoteError> {
+    let (certificate, key) = files(config, folder);
+    let read = RustlsConfig::from_pem_file(&certificate, &key).await;
+    read.map_err(|error| RemoteError::Certificate { certificate, key, error })
 }
 
 fn token(config: &config::Remote, folder: &Path) -> Result<Secret<String>, RemoteError> {

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::batch::Batch;
 use super::limit::Gates;
@@ -21,7 +21,7 @@ use crate::kafka::{
 };
 use crate::quarantine::Coordinates;
 use crate::rewrite::{Failure, RawRecord};
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{Health, Metrics, Traces, Transaction};
 
 /// After so many records the time is looked at.
 const GLANCE: u32 = 64;
@@ -51,6 +51,8 @@ pub struct LaneShared {
     changes: Mutex<Vec<Change>>,
     /// Called with each record and what the first views got: the demo's samples. None otherwise.
     pub observer: Option<Box<dyn Observer>>,
+    /// None unless they are asked for.
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// Sees what the rewrite makes, before and after; for the demo alone.
@@ -80,6 +82,7 @@ impl LaneShared {
             stop: Arc::default(),
             changes: Mutex::default(),
             observer: None,
+            traces: None,
         }
     }
 
@@ -302,10 +305,16 @@ impl Lane {
             stage("gather", began);
             // Taken before anything is made: what a later generation owns is not ours to commit.
             let generation = source.generation();
-            let began = Instant::now();
+            let trace = |trace: &Option<Transaction>, stage, began| {
+                trace.as_ref().inspect(|trace| trace.stage(stage, began));
+            };
+            let (began, at) = (Instant::now(), SystemTime::now());
+            transform.trace =
+                shared.traces.as_ref().map(|traces| Transaction::begin(traces, self.number));
             let made = transform.run(batch.next(), batch.refused(), &changes);
             stage("transform", began);
-            let began = Instant::now();
+            trace(&transform.trace, "transform", at);
+            let (began, at) = (Instant::now(), SystemTime::now());
             let done = made.and_then(|made| {
                 transform.sink.commit(&made.positions, generation.as_ref())?;
                 match self.transactional_id {
@@ -315,6 +324,10 @@ impl Lane {
                 }
                 Ok(made.records)
             });
+            trace(&transform.trace, "commit", at);
+            if let Some(trace) = transform.trace.take() {
+                trace.end(done.as_ref().map_err(|_| ()).copied());
+            }
             match done {
                 Ok(records) => {
                     stage("commit", began);

@@ -15,7 +15,7 @@ use super::watch::Watch;
 use crate::audit::Change;
 use crate::config::{Config, ConfigError, SecretText};
 use crate::kafka::{ClientSettings, Connection};
-use crate::telemetry::{self, Health, Metrics, Remote, RemoteError};
+use crate::telemetry::{self, Health, Metrics, Remote, RemoteError, Traces, TracesError};
 
 /// How often lag and outages are looked at.
 const TICK: Duration = Duration::from_secs(2);
@@ -33,6 +33,8 @@ pub enum RunError {
     Listen(SocketAddr, std::io::Error),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("signals: {0}")]
     Signals(std::io::Error),
     #[error("a lane could not be started: {0}")]
@@ -50,7 +52,7 @@ impl RunError {
     pub fn is_configuration(&self) -> bool {
         match self {
             RunError::Config(_) | RunError::Load(_) => true,
-            RunError::Listen(..) | RunError::Remote(_) => true,
+            RunError::Listen(..) | RunError::Remote(_) | RunError::Traces(_) => true,
             RunError::Lane(error) => error.is_configuration(),
             _ => false,
         }
@@ -113,7 +115,15 @@ impl Worker {
         }
         let policies = labels(&plans);
         tracing::info!(?policies, lanes = config.lanes(), telemetry = %address, "starting");
+        let traces = match &config.telemetry.traces {
+            None => None,
+            Some(told) => {
+                let exports = metrics.trace_exports.clone();
+                Some(Arc::new(Traces::start(&config, told, exports)?))
+            }
+        };
         let mut shared = LaneShared::new(config, plans, metrics, health);
+        shared.traces = traces;
         shared.observer = observer;
         shared.tell(Change::Started { policies });
         let mut worker = Worker {
@@ -253,6 +263,10 @@ impl Worker {
                 Ok(Err(error)) => return Err(RunError::Lane(error)),
                 Err(_) => return Err(RunError::Defect),
             }
+        }
+        if let Some(traces) = self.shared.traces.clone() {
+            // It waits for the collector, a while.
+            let _ = tokio::task::spawn_blocking(move || traces.stop()).await;
         }
         tracing::info!("stopped");
         Ok(())

@@ -18,6 +18,7 @@ use crate::kafka::{Positions, Sink, SourceRecord};
 use crate::policy::{Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
 use crate::rewrite::{Failure, RawRecord, Reason, Rewriter, Rewritten, Stage};
+use crate::telemetry::Transaction;
 
 /// After so many records the time is looked at.
 const GLANCE: usize = 64;
@@ -68,6 +69,8 @@ pub struct Transform<'l> {
     audited: BTreeMap<&'static str, u64>,
     /// A batch that takes longer, as with a rate limit, is committed in parts.
     pub budget: Duration,
+    /// The spans of the transaction, where it has any.
+    pub trace: Option<Transaction>,
 }
 
 /// What has been made of the first records of a batch, and waits for the commit.
@@ -95,6 +98,7 @@ impl<'l> Transform<'l> {
             audited: BTreeMap::new(),
             auditor,
             budget: Duration::MAX,
+            trace: None,
         })
     }
 
@@ -201,11 +205,16 @@ impl<'l> Transform<'l> {
         let (partition, offset) = (record.partition(), record.offset());
         let timestamp = record.timestamp_ms();
         let refused = refused.is_some_and(|refused| *refused == coordinates(record));
+        let traced = self
+            .trace
+            .as_mut()
+            .and_then(|trace| trace.record(topic, partition, offset, raw.headers));
+        let parent = traced.as_ref().map(|(parent, _)| parent);
         let mut defect = false;
         let rewritten = match (&headers, refused) {
             (None, _) => Err(Failure::new(Stage::Decode, Reason::HeaderName)),
             (_, true) => Err(Failure::new(Stage::Publish, Reason::Refused)),
-            _ => guarded(rewriter, &raw, &mut defect),
+            _ => guarded(rewriter, &raw, &mut defect).map(|out| out.traced(parent)),
         };
         let failure = match rewritten {
             Err(failure) => Some(failure),
@@ -237,23 +246,26 @@ impl<'l> Transform<'l> {
         if defect {
             rewriter.renew();
         }
-        if let Some(failure) = failure {
+        if let Some(failure) = &failure {
             let from = coordinates(record);
             tracing::debug!(%from, %failure, "quarantined");
             let topic = &shared.config.quarantine.topic;
-            let mut sealed = self.sealing.seal(&raw, timestamp, &from, &failure, &plan.label);
+            let mut sealed = self.sealing.seal(&raw, timestamp, &from, failure, &plan.label);
             if !self.topics.of(topic).size(sealed.size()) {
                 if shared.config.quarantine.oversize == Oversize::Halt {
                     return Err(LaneError::Halted(from));
                 }
-                sealed = self.sealing.account(&raw, &from, &failure, &plan.label);
+                sealed = self.sealing.account(&raw, &from, failure, &plan.label);
             }
             // A timestamp may be what the broker refuses; it stands inside the ciphertext as well.
             self.sink.quarantine(topic, &sealed, timestamp.filter(|_| !refused))?;
             if let Some(observer) = &shared.observer {
-                observer.quarantined(&failure);
+                observer.quarantined(failure);
             }
-            account.quarantined.push(Quarantined::new(partition, offset, &failure));
+            account.quarantined.push(Quarantined::new(partition, offset, failure));
+        }
+        if let (Some(trace), Some((_, recorded))) = (&mut self.trace, &traced) {
+            trace.fate(recorded, &plan.label, failure.as_ref());
         }
         account.consumed(partition, offset, record.size(), timestamp);
         Ok(())
