@@ -12,6 +12,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -96,6 +97,24 @@ impl Collector {
     }
 }
 
+/// A collector that says that it has moved.
+fn refer(to: String) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0; 64 << 10];
+            let _ = stream.read(&mut asked);
+            let answer = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address
+}
+
 fn attribute(span: &Span, name: &str) -> String {
     let found = span.attributes.iter().find(|one| one.key == name);
     match found.and_then(|one| one.value.clone()).and_then(|value| value.value) {
@@ -140,7 +159,10 @@ fn a_trace_goes_on_from_its_producer_to_each_view_and_to_the_collector() {
     let sampled = format!("00-{TRACE}-{PARENT}-01");
     let unsampled = format!("00-{TRACE}-{PARENT}-00");
     let later = format!("cc-{TRACE}-{PARENT}-01-canarybird");
-    let none: [&str; 5] = [
+    let none: [&str; 8] = [
+        &format!(" {sampled}"),
+        &format!("{sampled} "),
+        "00-1-+2-1",
         "canarybird",
         "",
         &format!("00-{}-{PARENT}-01", TRACE.to_uppercase()),
@@ -173,13 +195,13 @@ fn a_trace_goes_on_from_its_producer_to_each_view_and_to_the_collector() {
     let transactions: Vec<_> = spans.iter().filter(|span| span.name == "transaction").collect();
     assert!(!transactions.is_empty());
     let own: HashSet<_> = transactions.iter().map(|span| span.span_id.clone()).collect();
-    for (span, offset) in records.iter().zip(["0", "2", "10"]) {
+    for (span, offset) in records.iter().zip(["0", "2", "13"]) {
         assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE.into(), PARENT.into()));
         assert_eq!(span.kind, 5, "a consumer");
         assert_eq!(attribute(span, "messaging.destination.name"), scene.topic("raw"));
         assert_eq!(attribute(span, "messaging.kafka.offset"), offset);
         assert!(attribute(span, "veilstream.policy").starts_with("traced@3#"));
-        let bad = offset == "10";
+        let bad = offset == "13";
         let outcome = if bad { "quarantined" } else { "published" };
         assert_eq!(attribute(span, "veilstream.outcome"), outcome);
         assert_eq!(span.status.as_ref().map_or(0, |status| status.code), if bad { 2 } else { 0 });
@@ -251,7 +273,14 @@ fn a_collector_is_spoken_to_over_tls_with_a_secret_and_never_waited_for() {
     };
     let name = "VEILSTREAM__TELEMETRY__TRACES";
 
-    scene.site.environment = vec![(name, traces(port, ", ca: tls.crt"))];
+    // What the environment says of the way there, and of what else to tell, is not asked.
+    let nobody = format!("http://{}", free_address());
+    scene.site.environment = vec![
+        (name, traces(port, ", ca: tls.crt")),
+        ("HTTPS_PROXY", nobody.clone()),
+        ("ALL_PROXY", nobody),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-more=canary-of-the-environment".into()),
+    ];
     let worker = scene.site.start("one");
     produce(&scene, &[&[], &[]]);
     wait_consumed(&worker, 2);
@@ -261,13 +290,23 @@ fn a_collector_is_spoken_to_over_tls_with_a_secret_and_never_waited_for() {
     assert!(worker.stop().success());
     let taken = collector.0.lock().unwrap().len();
     let authorized = |(headers, _): &(HeaderMap, Bytes)| {
-        headers.get("authorization").is_some_and(|value| value == "Bearer canary-of-the-collector")
+        let mut told = headers.get_all("authorization").iter();
+        headers.get("x-more").is_none()
+            && told.next().is_some_and(|value| value == "Bearer canary-of-the-collector")
+            && told.next().is_none()
     };
     assert!(collector.0.lock().unwrap().iter().all(authorized));
 
-    // One whose certificate nobody vouches for gets nothing, and one that is away holds nothing up.
-    for port in [port, free_address().port()] {
-        scene.site.environment = vec![(name, traces(port, ""))];
+    // One whose certificate nobody vouches for gets nothing, nor one that another refers to, and one that is away holds
+    // nothing up.
+    let refers = refer(format!("https://localhost:{port}/v1/traces"));
+    let here = "{ endpoint: 'http://ADDRESS/v1/traces', sample: 1, headers: { authorization: { file: token } } }";
+    for traces in [
+        traces(port, ""),
+        traces(free_address().port(), ""),
+        here.replace("ADDRESS", &refers.to_string()),
+    ] {
+        scene.site.environment = vec![(name, traces)];
         let worker = scene.site.start("two");
         produce(&scene, &[&[], &[]]);
         wait_consumed(&worker, 2);
@@ -280,7 +319,7 @@ fn a_collector_is_spoken_to_over_tls_with_a_secret_and_never_waited_for() {
         assert!(worker.stop().success());
     }
     assert_eq!(collector.0.lock().unwrap().len(), taken);
-    assert_eq!(scene.consume("view").len(), 3);
+    assert_eq!(scene.consume("view").len(), 4);
     assert!(!scene.site.logs().contains("canary"));
 }
 
@@ -291,11 +330,9 @@ fn what_cannot_be_sent_anywhere_is_refused_at_the_start() {
     fs::write(site.path("lines"), "canarybird\nsecond").unwrap();
     let config = site.configure("one", free_address());
     for (traces, told) in [
-        (
-            "{ endpoint: 'ftp://a/b' }",
-            "telemetry.traces.endpoint: ftp://a/b is no http or https address",
-        ),
-        ("{ endpoint: '' }", "is no http or https address"),
+        ("{ endpoint: 'ftp://a/b' }", "telemetry.traces.endpoint: no http or https address"),
+        ("{ endpoint: '' }", "no http or https address"),
+        ("{ endpoint: 'http://ann:canarybird@localhost:1/' }", "address without user and password"),
         (
             "{ endpoint: 'http://127.0.0.1:1/', sample: 1.5 }",
             "telemetry.traces.sample: 1.5 is not between 0 and 1",

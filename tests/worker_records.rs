@@ -13,12 +13,15 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::BaseRecord;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 use support::broker::{Broker, wait_until};
 use support::scene::{self, Scene, header, stdout, wait_consumed};
+use support::worker::WorkerProcess;
 
 fn broker() -> Arc<Broker> {
     Broker::shared("records")
@@ -548,6 +551,51 @@ fn the_lag_is_nothing_once_all_is_consumed_and_after_a_restart_as_well() {
         });
         assert!(worker.stop().success());
     }
+}
+
+/// Behind the records of a transaction stands its mark, which takes an offset and is no record.
+#[test]
+fn a_source_that_is_written_in_transactions_has_no_lag_once_all_is_consumed() {
+    let mut scene = Scene::new(broker(), "marks", CUSTOMERS, &[("raw", 1), ("out", 1)]);
+    scene.site.kafka = "  consumer: { statistics.interval.ms: '200' }".into();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", scene.broker.bootstrap())
+        .set("transactional.id", &scene.prefix)
+        .create()
+        .unwrap();
+    let within = Duration::from_secs(30);
+    producer.init_transactions(within).unwrap();
+    let raw = scene.topic("raw");
+    let transaction = |records: i32, commit: bool| {
+        producer.begin_transaction().unwrap();
+        for id in 0..records {
+            let row = format!(r#"{{"id":{id}}}"#);
+            producer.send(BaseRecord::to(&raw).key(&row).payload(&row)).unwrap();
+        }
+        producer.flush(within).unwrap();
+        match commit {
+            true => producer.commit_transaction(within).unwrap(),
+            false => producer.abort_transaction(within).unwrap(),
+        }
+    };
+    let lag = |worker: &WorkerProcess| {
+        let text = worker.get("/metrics").map_or(String::new(), |(_, text)| text);
+        let found = samples(&text).into_iter().filter(|one| one.0 == "veilstream_lag_records");
+        found.map(|one| one.2).collect::<Vec<_>>()
+    };
+    transaction(10, true);
+    let worker = scene.site.start("one");
+    wait_consumed(&worker, 10);
+    wait_until("no lag behind one mark", || lag(&worker) == [0.0]);
+    transaction(10, false);
+    transaction(5, true);
+    wait_consumed(&worker, 15);
+    wait_until("no lag behind three", || lag(&worker) == [0.0]);
+    assert!(worker.stop().success());
+    transaction(7, false);
+    let worker = scene.site.start("one");
+    wait_until("nor after a restart", || lag(&worker) == [0.0]);
+    assert!(worker.stop().success());
 }
 
 #[test]

@@ -124,13 +124,18 @@ pub(super) fn broker_state(connection: &Connection, statistics: &Statistics) {
 
 /// The lag of a consumer's partitions, out of librdkafka's statistics. Offsets that a transaction commits are
 /// known to the consumer only as stored; before the first, what was committed when it got the partition counts, and
-/// else all that is there.
-pub(super) fn lag(connection: &Connection, statistics: &Statistics) {
+/// else all that is there. What transactions leave behind their records is no record: where all is fetched up to the
+/// end, nothing waits to be polled, and all that was polled is committed (`at_rest`), nothing is missing.
+pub(super) fn lag(connection: &Connection, statistics: &Statistics, at_rest: bool) {
     let mut lag = locked(&connection.lag);
     lag.clear();
     for (name, topic) in &statistics.topics {
         for (number, partition) in &topic.partitions {
             if *number < 0 || partition.fetch_state != "active" {
+                continue;
+            }
+            if at_rest && partition.fetchq_cnt == 0 && partition.eof_offset == partition.ls_offset {
+                lag.insert((name.clone(), *number), 0);
                 continue;
             }
             let all = partition.ls_offset - partition.lo_offset.max(0);

@@ -48,6 +48,8 @@ struct SourceContext {
     held: Mutex<Option<BTreeSet<(String, i32)>>>,
     /// A heartbeat was sent and not answered in time.
     lost: AtomicBool,
+    /// No record was polled since all that were are committed.
+    at_rest: AtomicBool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -105,7 +107,7 @@ impl ClientContext for SourceContext {
 
     fn stats(&self, statistics: Statistics) {
         client::broker_state(&self.connection, &statistics);
-        client::lag(&self.connection, &statistics);
+        client::lag(&self.connection, &statistics, self.at_rest.load(Ordering::Acquire));
     }
 }
 
@@ -228,6 +230,7 @@ impl Source {
             changed: AtomicBool::new(false),
             held: Mutex::default(),
             lost: AtomicBool::new(false),
+            at_rest: AtomicBool::new(true),
         };
         let consumer: BaseConsumer<SourceContext> = settings
             .consumer(protocol)
@@ -250,6 +253,7 @@ impl Source {
         let error = match self.consumer.poll(timeout) {
             None => return Ok(None),
             Some(Ok(message)) => {
+                self.consumer.context().at_rest.store(false, Ordering::Release);
                 self.consumer.context().connection.down(false);
                 return Ok(Some(SourceRecord::new(message)));
             }
@@ -312,6 +316,11 @@ impl Source {
     pub fn release(&self) -> Result<(), SourceError> {
         let held = locked(&self.consumer.context().held).take();
         Ok(self.consumer.resume(&list(&held.unwrap_or_default()))?)
+    }
+
+    /// All that was polled is committed, or went to somebody else.
+    pub fn rests(&self) {
+        self.consumer.context().at_rest.store(true, Ordering::Release);
     }
 
     /// Tells the consumer what a transaction committed: its lag counts from there.

@@ -25,6 +25,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span,
 };
 use prometheus::IntCounterVec;
+use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 
@@ -43,8 +44,9 @@ const MOST_RECORDS: usize = 1_000;
 /// Why no traces can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TracesError {
-    #[error("telemetry.traces.endpoint: {0} is no http or https address")]
-    Endpoint(String),
+    /// It may hold a password.
+    #[error("telemetry.traces.endpoint: no http or https address without user and password")]
+    Endpoint,
     #[error("telemetry.traces.sample: {0} is not between 0 and 1")]
     Sample(f64),
     #[error("telemetry.traces.headers.{0}: {1}")]
@@ -114,7 +116,7 @@ impl Traces {
     fn parent(&self, headers: &[Header<'_>]) -> Option<SpanContext> {
         let mut sent = headers.iter().filter(|(name, _)| *name == TRACEPARENT);
         let (Some((_, Some(value))), None) = (sent.next(), sent.next()) else { return None };
-        let text = str::from_utf8(value).ok()?;
+        let text = str::from_utf8(value).ok().filter(|text| has_shape(text.as_bytes()))?;
         let carrier = HashMap::from([(TRACEPARENT.to_owned(), text.to_owned())]);
         let context = self.propagator.extract_with_context(&Context::new(), &carrier);
         let found = context.span().span_context().clone();
@@ -127,6 +129,16 @@ impl Traces {
             tracing::warn!(%error, "the last traces were not sent");
         }
     }
+}
+
+/// The lengths of its parts, of which the propagator takes any: `00-TRACE-SPAN-FLAGS`, and more in later versions.
+fn has_shape(text: &[u8]) -> bool {
+    let dashes = [2, 35, 52].iter().all(|at| text.get(*at) == Some(&b'-'));
+    let end = match text.get(55) {
+        None => text.len() == 55,
+        Some(next) => *next == b'-' && !text.starts_with(b"00"),
+    };
+    dashes && end
 }
 
 fn written(context: &SpanContext) -> TraceParent {
@@ -242,11 +254,12 @@ impl Http {
         if !(0.0..=1.0).contains(&traces.sample) {
             return Err(TracesError::Sample(traces.sample));
         }
-        let invalid = || TracesError::Endpoint(traces.endpoint.clone());
-        let endpoint: Uri = traces.endpoint.parse().map_err(|_| invalid())?;
-        let (scheme, host) = (endpoint.scheme_str(), endpoint.host().ok_or_else(invalid)?);
+        let endpoint: Uri = traces.endpoint.parse().map_err(|_| TracesError::Endpoint)?;
+        let (scheme, authority) = (endpoint.scheme_str(), endpoint.authority());
+        let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+        let host = authority.ok_or(TracesError::Endpoint)?.host();
         if !matches!(scheme, Some("http" | "https")) {
-            return Err(invalid());
+            return Err(TracesError::Endpoint);
         }
         let here = host == "localhost"
             || host
@@ -274,8 +287,9 @@ impl Http {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
-            // Headers are for this address alone.
+            // Headers are for this address alone, and the way to it is not the environment's to say.
             .max_redirects(0)
+            .proxy(None)
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .new_agent();
@@ -283,7 +297,10 @@ impl Http {
     }
 
     fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
-        request.headers_mut().extend(self.headers.clone());
+        // Others come from the environment, by way of the exporter: they were not looked at.
+        let kind = request.headers_mut().remove(CONTENT_TYPE);
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().extend(kind.map(|kind| (CONTENT_TYPE, kind)));
         let (parts, body) = self.agent.run(request.map(|body| body.to_vec()))?.into_parts();
         let body = body.into_with_config().limit(64 << 10).read_to_vec()?;
         Ok(Response::from_parts(parts, Bytes::from(body)))

@@ -28,7 +28,7 @@ const GLANCE: u32 = 64;
 /// How long a lane without work waits before it looks at reloads and stops.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long what waits to be told may take where nothing else is waited for.
-const SERVE: Duration = Duration::from_millis(1);
+const SERVE: Duration = Duration::from_millis(50);
 /// A producer without a stable name leaves its transaction to the broker's clock: it is short.
 const UNNAMED_TRANSACTION_MS: u32 = 15_000;
 
@@ -281,14 +281,20 @@ impl Lane {
             shared.metrics.ready.with_label_values(&[label.as_str()]).set(i64::from(up));
 
             let began = Instant::now();
-            match batch.is_empty() {
-                true => self.gather(&source, &mut batch, &mut assigned)?,
-                false => self.hold(&source, &mut batch, &mut assigned, pause)?,
+            if batch.is_empty() {
+                source.rests();
+                self.gather(&source, &mut batch, &mut assigned)?;
+            } else {
+                self.hold(&source, &mut batch, &mut assigned, pause)?;
+                if shared.stopping() {
+                    // What is in hand is not committed: whoever comes next reads it again.
+                    break;
+                }
             }
             if held && batch.is_empty() {
                 // Committed, or all of it went to somebody else.
                 source.release()?;
-                (held, aborts) = (false, 0);
+                (held, aborts, pause) = (false, 0, Duration::ZERO);
             }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
@@ -349,7 +355,9 @@ impl Lane {
                     // The records are still in hand. Before they are tried again, those of partitions that go to
                     // somebody else are dropped.
                     match error {
-                        LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {}
+                        LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {
+                            pause = Duration::ZERO;
+                        }
                         LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_)) => {
                             pause = backoff(aborts);
                             aborts += 1;
@@ -423,8 +431,8 @@ impl Lane {
         }
     }
 
-    /// Waits with what is in hand, and serves all that waits meanwhile: a poll takes one event, and where statistics
-    /// and logs come faster than it is called, it would never come to the rebalance behind them.
+    /// Waits with what is in hand, and serves all that waits meanwhile: a poll without time takes one event, and where
+    /// statistics and logs come faster than it is called, it would never come to the rebalance behind them.
     fn hold<'s>(
         &self,
         source: &'s Source,
@@ -438,7 +446,7 @@ impl Lane {
             if left.is_zero() {
                 break;
             }
-            if let Some(record) = source.poll(left.clamp(SERVE, IDLE))? {
+            if let Some(record) = source.poll(left.min(IDLE))? {
                 batch.push(record);
             }
             self.rebalanced(source, batch, assigned);
