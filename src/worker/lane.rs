@@ -275,6 +275,11 @@ impl Lane {
                 idle = self.show_missing(&plans, &asked);
                 transform.reload(plans, asked.at_most(settings.record_limit()))?;
             }
+            if held && batch.is_empty() {
+                // Committed, or all of it went to somebody else.
+                source.release()?;
+                (held, aborts, pause) = (false, 0, Duration::ZERO);
+            }
             let working = aborts == 0 && (assigned > 0 || !idle);
             let up = working && !settings.connection.is_down();
             shared.health.set_ready(self.number, up);
@@ -291,11 +296,6 @@ impl Lane {
                     break;
                 }
             }
-            if held && batch.is_empty() {
-                // Committed, or all of it went to somebody else.
-                source.release()?;
-                (held, aborts, pause) = (false, 0, Duration::ZERO);
-            }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
@@ -311,15 +311,14 @@ impl Lane {
             stage("gather", began);
             // Taken before anything is made: what a later generation owns is not ours to commit.
             let generation = source.generation();
-            let trace = |trace: &Option<Transaction>, stage, began| {
-                trace.as_ref().inspect(|trace| trace.stage(stage, began));
-            };
             let (began, at) = (Instant::now(), SystemTime::now());
             transform.trace =
                 shared.traces.as_ref().map(|traces| Transaction::begin(traces, self.number));
             let made = transform.run(batch.next(), batch.refused(), &changes);
             stage("transform", began);
-            trace(&transform.trace, "transform", at);
+            if let Some(trace) = &transform.trace {
+                trace.stage("transform", at);
+            }
             let (began, at) = (Instant::now(), SystemTime::now());
             let done = made.and_then(|made| {
                 transform.sink.commit(&made.positions, generation.as_ref())?;
@@ -330,8 +329,8 @@ impl Lane {
                 }
                 Ok(made.records)
             });
-            trace(&transform.trace, "commit", at);
             if let Some(trace) = transform.trace.take() {
+                trace.stage("commit", at);
                 trace.end(done.as_ref().map_err(|_| ()).copied());
             }
             match done {
