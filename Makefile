@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Arguments of `make demo` and `make chaos`: make demo ARGS="--events 1000"
+# Arguments of `make demo`, `make chaos` and `make fuzz`: make demo ARGS="--events 1000"
 ARGS ?=
 
 .PHONY: help
@@ -27,6 +27,7 @@ demo: build ## Build, then run the demo (ARGS="..." are its arguments)
 check: ## Formatting, lints, documentation
 	scripts/setup build
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
 
@@ -39,6 +40,11 @@ test: ## All tests, against a Kafka broker that they start
 	scripts/setup test
 	tests/kafka/broker lib
 	cargo test --locked
+
+.PHONY: fuzz
+fuzz: ## Inputs that nobody thought of, for 30 s a target. ARGS: seconds, and names of targets
+	scripts/setup build
+	scripts/fuzz $(ARGS)
 
 .PHONY: chaos
 chaos: ## Faults of brokers, networks, disks, clocks and workers; as root, a quarter of an hour. ARGS: names of faults
