@@ -333,23 +333,29 @@ fn what_is_no_json_is_never_published() {
 #[test]
 fn different_record_keys_stay_different_and_equal_ones_equal() {
     // A field of a key has one type, as a column has: a token is the same for 7 and "7".
-    let values = || [(); 3].map(|()| option::of(option::weighted(0.9, 0..4_u8)));
-    let treatments = Just(["keep", "tokenize", "hash"]).prop_shuffle();
-    let kinds = [(); 3].map(|()| 0..3_u8);
+    let values = || [(); 4].map(|()| option::of(option::weighted(0.9, 0..4_u8)));
+    let treatments = Just(vec![
+        json!("keep"),
+        json!("tokenize"),
+        json!("hash"),
+        json!({"encrypt": "deterministic"}),
+    ])
+    .prop_shuffle();
+    let kinds = [(); 4].map(|()| 0..3_u8);
     check(3000, (treatments, kinds, values(), values()), |(treatments, kinds, one, two)| {
         let policy = json!({
             "policy": "p", "version": 1, "source": { "topic": "t", "format": "json" },
-            "fields": { "a": "a", "b": "b", "c": "c" },
+            "fields": { "a": "a", "b": "b", "c": "c", "d": "d" },
             "views": {
                 "v": { "topic": "o", "classes": {
-                    "a": treatments[0], "b": treatments[1], "c": treatments[2],
+                    "a": treatments[0], "b": treatments[1], "c": treatments[2], "d": treatments[3],
                 } },
                 "w": { "topic": "p", "key": "tokenize", "default": "redact" },
             },
         });
-        let key = |values: [Option<Option<u8>>; 3]| {
+        let key = |values: [Option<Option<u8>>; 4]| {
             let mut key = serde_json::Map::new();
-            for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+            for (at, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
                 let value = match (values[at], kinds[at]) {
                     (None, _) => continue,
                     (Some(None), _) => Value::Null,

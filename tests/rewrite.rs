@@ -10,8 +10,15 @@
 
 mod support;
 
-use support::engine::{engine, one_view};
-use veilstream::rewrite::{Disposition, Reason};
+use std::sync::Arc;
+
+use serde_json::Value;
+use support::engine::{engine, one_view, parse};
+use veilstream::crypto::ciphertext::open_text;
+use veilstream::crypto::{KeySource, Purpose};
+use veilstream::keys::Keyset;
+use veilstream::policy::Plan;
+use veilstream::rewrite::{Disposition, RawRecord, Reason, Rewriter};
 
 const SIMPLE: &str = "
 policy: p
@@ -286,6 +293,48 @@ views:
     assert_eq!(key["region"], "eu");
     assert_eq!(out[1][0].0.as_ref().unwrap().len(), 43);
     assert_eq!(out[2][0].0, None);
+}
+
+#[test]
+fn a_deterministic_ciphertext_joins_and_serves_in_a_key_and_opens() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+subject: id
+fields: { id: identifier, email: email, other: email }
+views:
+  a:
+    topic: o
+    classes: { identifier: { encrypt: deterministic }, email: { encrypt: { mode: deterministic } } }
+";
+    let keys = Keyset::generate();
+    let plan = Plan::compile(Arc::new(parse(policy)), &keys).unwrap();
+    let mut rewriter = Rewriter::new(Arc::new(plan));
+    let mut publish = |key: &str, value: &str| {
+        let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+        let out = rewriter.rewrite(&RawRecord { key, value, headers: &[] }).unwrap();
+        let record = out.records(0).next().unwrap();
+        let read = |part: Option<&[u8]>| serde_json::from_slice::<Value>(part.unwrap()).unwrap();
+        (read(record.key()), read(record.value()))
+    };
+    let (key, one) = publish(r#"{"id":7}"#, r#"{"id":7,"email":"a@b.c","other":"a@b.c"}"#);
+    let (again, two) = publish(r#"{"id":7}"#, r#"{"id":7,"email":"a@b.c","other":"d@e.f"}"#);
+    let (else_, three) = publish(r#"{"id":"7"}"#, r#"{"id":8,"email":"A@b.c"}"#);
+    assert_eq!((&key, &key["id"]), (&again, &one["id"]));
+    assert_ne!(key, else_);
+    assert_eq!(one["email"], two["email"]);
+    assert_ne!(one["email"], three["email"]);
+    // Bound to its place.
+    assert_ne!(one["email"], one["other"]);
+    let data_key = keys.primary(Purpose::Field).unwrap();
+    let opened = |text: &Value, domain: &str, path: &str| {
+        let opened = open_text(&data_key, domain, path, text.as_str().unwrap());
+        opened.map(|text| String::from_utf8(text.expose().clone()).unwrap())
+    };
+    assert_eq!(opened(&key["id"], "p/a/identifier", "id").as_deref(), Ok("7"));
+    assert_eq!(opened(&two["other"], "p/a/email", "other").as_deref(), Ok(r#""d@e.f""#));
+    assert!(opened(&two["other"], "p/a/email", "email").is_err());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Wycheproof's test vectors through the crate's own primitives: valid ones agree, invalid ones are refused.
+//! Wycheproof's test vectors, and OpenSSL's answers for SIV, through the crate's own primitives: valid ones agree, invalid ones are refused.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,9 +9,9 @@
 )]
 
 use serde_json::Value;
-use veilstream::crypto::aead::{Cipher, NONCE, TAG};
-use veilstream::crypto::derive;
+use veilstream::crypto::aead::{Cipher, NONCE, SivCipher, TAG};
 use veilstream::crypto::mac::Digester;
+use veilstream::crypto::{Secret, derive};
 
 /// What became of the vectors of one file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -107,6 +107,28 @@ fn aes_256_gcm_agrees_with_wycheproof() {
     let skipped =
         vec![("a key of other than 256 bits", 211), ("a nonce of other than 96 bits", 39)];
     assert_eq!(counts, Counts { valid: 39, invalid: 27, skipped });
+}
+
+#[test]
+fn aes_256_siv_agrees_with_openssl() {
+    let path = format!("{}/tests/data/siv/vectors.json", env!("CARGO_MANIFEST_DIR"));
+    let vectors: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let vectors = vectors.as_array().unwrap();
+    assert_eq!(vectors.len(), 9);
+    for vector in vectors {
+        let of = |name| bytes(vector, name);
+        let key = Secret::new(of("key").try_into().unwrap());
+        let cipher = SivCipher::new(key);
+        let (aad, sealed) = (of("aad"), of("sealed"));
+        let mut made = Vec::new();
+        cipher.seal(&aad, &of("plaintext"), &mut made);
+        assert_eq!(made, sealed);
+        assert_eq!(cipher.open(&aad, &sealed), Ok(of("plaintext")));
+        assert!(cipher.open(b"another place", &sealed).is_err());
+        let mut changed = sealed.clone();
+        changed[0] ^= 1;
+        assert!(cipher.open(&aad, &changed).is_err());
+    }
 }
 
 #[test]

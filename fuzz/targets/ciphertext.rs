@@ -3,11 +3,12 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use veilstream::crypto::ciphertext::{Sealer, label, open, open_text};
+use veilstream::crypto::ciphertext::{Algorithm, Sealer, label, open, open_text};
 use veilstream::crypto::{DataKey, KeyId, Secret};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
+    siv: bool,
     plain: &'a [u8],
     domain: &'a str,
     path: &'a str,
@@ -25,7 +26,8 @@ fuzz_target!(|input: Input<'_>| {
     }
     let key = DataKey { id: KeyId([7; 16]), version: 3, secret: Secret::new([9; 32]) };
     let mut sealed = Vec::new();
-    Sealer::new(&key, domain, path).seal(plain, &mut sealed);
+    let algorithm = [Algorithm::Aes256Gcm, Algorithm::Aes256Siv][usize::from(input.siv)];
+    Sealer::new(&key, algorithm, domain, path).seal(plain, &mut sealed);
     assert_eq!(open(&key, domain, path, &sealed).expect("it was sealed").expose(), plain);
 
     let mut other = sealed.clone();

@@ -21,12 +21,13 @@ const CANARY: &str = "canarybird";
 /// Stands for it in the input, where it could not stand otherwise: it is no UTF-8.
 const MARK: u8 = 0xFF;
 const PATHS: [&str; 6] = ["a", "a.b", "\"c[].d\"", "\"*\"", "\"x.**\"", "'**.email'"];
-const SECRET: [&str; 8] = [
+const SECRET: [&str; 9] = [
     "drop",
     "'null'",
     "redact",
     "tokenize",
     "encrypt",
+    "{ encrypt: deterministic }",
     "hash",
     "{ replace: x }",
     "{ mask: { keep_last: 2, length: 6 } }",

@@ -3,12 +3,13 @@
 //! ```text
 //! offset  bytes  what
 //!      0      1  format version, 1
-//!      1      1  algorithm, 1 = AES-256-GCM
+//!      1      1  algorithm: 1 = AES-256-GCM, 2 = AES-256-SIV
 //!      2     16  key id
 //!     18      4  key version, big-endian
 //!     22     32  key commitment
-//!     54     12  nonce
-//!     66      n  ciphertext
+//!                  of AES-256-GCM:           of AES-256-SIV:
+//!     54     12  nonce                     54     16  synthetic vector, which is the tag
+//!     66      n  ciphertext                70      n  ciphertext
 //!   66+n     16  tag
 //! ```
 //!
@@ -20,11 +21,35 @@
 use base64_simd::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use super::aead::{self, Cipher, DoesNotOpen, NONCE, TAG};
+use super::aead::{self, Cipher, DoesNotOpen, NONCE, SivCipher, TAG};
 use super::{DataKey, KeyId, Secret, derive};
 
 const FORMAT: u8 = 1;
-const AES_256_GCM: u8 = 1;
+
+/// How values are encrypted; the number is what stands in the ciphertext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Algorithm {
+    /// Under a random nonce: nothing shows but the length.
+    Aes256Gcm = 1,
+    /// Without a nonce: the same value at the same place gives the same ciphertext.
+    Aes256Siv = 2,
+}
+
+impl Algorithm {
+    fn of(number: u8) -> Option<Algorithm> {
+        [Algorithm::Aes256Gcm, Algorithm::Aes256Siv].into_iter().find(|one| *one as u8 == number)
+    }
+
+    /// The least that stands behind the header.
+    fn overhead(self) -> usize {
+        match self {
+            Algorithm::Aes256Gcm => NONCE + TAG,
+            Algorithm::Aes256Siv => TAG,
+        }
+    }
+}
+
 /// Bytes before the nonce; a multiple of three, so that its base64 stands alone.
 const HEADER: usize = 54;
 /// Of these, what names the key.
@@ -32,9 +57,9 @@ const NAME: usize = 22;
 const COMMITMENT: std::ops::Range<usize> = NAME..HEADER;
 
 /// A key as a ciphertext names it: format, algorithm, id, version.
-fn name_of(key: &DataKey) -> [u8; NAME] {
+fn name_of(key: &DataKey, algorithm: Algorithm) -> [u8; NAME] {
     let mut name = [0; NAME];
-    let parts: [&[u8]; 3] = [&[FORMAT, AES_256_GCM], &key.id.0, &key.version.to_be_bytes()];
+    let parts: [&[u8]; 3] = [&[FORMAT, algorithm as u8], &key.id.0, &key.version.to_be_bytes()];
     for (to, from) in name.iter_mut().zip(parts.into_iter().flatten()) {
         *to = *from;
     }
@@ -42,9 +67,9 @@ fn name_of(key: &DataKey) -> [u8; NAME] {
 }
 
 /// The bytes before the nonce: the key's name and commitment.
-fn header_of(key: &DataKey) -> [u8; HEADER] {
+fn header_of(key: &DataKey, algorithm: Algorithm) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    let name = name_of(key);
+    let name = name_of(key, algorithm);
     let commitment = derive(key.secret.expose(), &[b"veilstream/v1/commit", &name]);
     for (to, from) in header.iter_mut().zip(name.iter().chain(commitment.expose())) {
         *to = *from;
@@ -59,14 +84,42 @@ fn aad_of(domain: &str, path: &str) -> [u8; 32] {
     Sha256::new().chain_update(length).chain_update(domain).chain_update(path).finalize().into()
 }
 
-fn cipher_of(key: &DataKey) -> Cipher {
-    let info: [&[u8]; 2] = [b"veilstream/v1/encrypt", &name_of(key)];
-    Cipher::new(derive(key.secret.expose(), &info).expose())
+/// An encryption key, prepared.
+enum Keyed {
+    Gcm(Cipher),
+    Siv(SivCipher),
+}
+
+impl Keyed {
+    fn new(key: &DataKey, algorithm: Algorithm) -> Self {
+        let name = name_of(key, algorithm);
+        let of = |use_: &[u8]| derive(key.secret.expose(), &[use_, &name]);
+        match algorithm {
+            Algorithm::Aes256Gcm => Keyed::Gcm(Cipher::new(of(b"veilstream/v1/encrypt").expose())),
+            Algorithm::Aes256Siv => {
+                let mut both = Secret::new([0; 64]);
+                let halves = [of(b"veilstream/v1/siv/mac"), of(b"veilstream/v1/siv/ctr")];
+                let bytes = halves.iter().flat_map(Secret::expose);
+                both.expose_mut().iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+                Keyed::Siv(SivCipher::new(both))
+            }
+        }
+    }
+
+    fn open(&self, aad: &[u8], body: &[u8]) -> Result<Vec<u8>, DoesNotOpen> {
+        match self {
+            Keyed::Gcm(cipher) => {
+                let (nonce, sealed) = body.split_first_chunk::<NONCE>().ok_or(DoesNotOpen)?;
+                cipher.open(nonce, aad, sealed)
+            }
+            Keyed::Siv(cipher) => cipher.open(aad, body),
+        }
+    }
 }
 
 /// Seals values for one place: a domain and a path.
 pub struct Sealer {
-    cipher: Cipher,
+    keyed: Keyed,
     header: [u8; HEADER],
     /// The header in base64, the same on every ciphertext of this key.
     prefix: String,
@@ -74,10 +127,10 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    pub fn new(key: &DataKey, domain: &str, path: &str) -> Self {
-        let header = header_of(key);
+    pub fn new(key: &DataKey, algorithm: Algorithm, domain: &str, path: &str) -> Self {
+        let header = header_of(key, algorithm);
         Sealer {
-            cipher: cipher_of(key),
+            keyed: Keyed::new(key, algorithm),
             header,
             prefix: URL_SAFE_NO_PAD.encode_to_string(header),
             aad: aad_of(domain, path),
@@ -102,30 +155,36 @@ impl Sealer {
     }
 
     fn seal_body(&self, plaintext: &[u8], out: &mut Vec<u8>) {
-        let nonce = aead::nonce();
-        out.extend_from_slice(&nonce);
-        let from = out.len();
-        out.extend_from_slice(plaintext);
-        self.cipher.seal(&nonce, &self.aad, out, from);
+        match &self.keyed {
+            Keyed::Gcm(cipher) => {
+                let nonce = aead::nonce();
+                out.extend_from_slice(&nonce);
+                let from = out.len();
+                out.extend_from_slice(plaintext);
+                cipher.seal(&nonce, &self.aad, out, from);
+            }
+            Keyed::Siv(cipher) => cipher.seal(&self.aad, plaintext, out),
+        }
     }
 }
 
 /// Which key a ciphertext says it was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
+    pub algorithm: Algorithm,
     pub key: KeyId,
     pub version: u32,
 }
 
 /// Reads the key's name from a ciphertext.
 pub fn label(sealed: &[u8]) -> Result<Label, DoesNotOpen> {
-    let parts = (sealed.get(2..18), sealed.get(18..22), sealed.len() >= HEADER + NONCE + TAG);
-    match (sealed, parts) {
-        ([FORMAT, AES_256_GCM, ..], (Some(id), Some(version), true)) => Ok(Label {
-            key: KeyId(id.try_into().map_err(|_| DoesNotOpen)?),
-            version: u32::from_be_bytes(version.try_into().map_err(|_| DoesNotOpen)?),
-        }),
-        _ => Err(DoesNotOpen),
+    let [FORMAT, algorithm, rest @ ..] = sealed else { return Err(DoesNotOpen) };
+    let algorithm = Algorithm::of(*algorithm).ok_or(DoesNotOpen)?;
+    let (id, rest) = rest.split_first_chunk().ok_or(DoesNotOpen)?;
+    let (version, _) = rest.split_first_chunk().ok_or(DoesNotOpen)?;
+    match sealed.len() >= HEADER + algorithm.overhead() {
+        true => Ok(Label { algorithm, key: KeyId(*id), version: u32::from_be_bytes(*version) }),
+        false => Err(DoesNotOpen),
     }
 }
 
@@ -137,17 +196,15 @@ pub fn open(
     sealed: &[u8],
 ) -> Result<Secret<Vec<u8>>, DoesNotOpen> {
     let said = label(sealed)?;
-    let header = header_of(key);
-    let (nonce, body) = (sealed.get(HEADER..HEADER + NONCE), sealed.get(HEADER + NONCE..));
-    let (Some(nonce), Some(body)) = (nonce, body) else { return Err(DoesNotOpen) };
+    let header = header_of(key, said.algorithm);
+    let body = sealed.get(HEADER..).ok_or(DoesNotOpen)?;
     // The commitment is public: comparing it in variable time tells nothing.
     if (said.key, said.version) != (key.id, key.version)
         || sealed.get(COMMITMENT) != header.get(COMMITMENT)
     {
         return Err(DoesNotOpen);
     }
-    let nonce: &[u8; NONCE] = nonce.try_into().map_err(|_| DoesNotOpen)?;
-    cipher_of(key).open(nonce, &aad_of(domain, path), body).map(Secret::new)
+    Keyed::new(key, said.algorithm).open(&aad_of(domain, path), body).map(Secret::new)
 }
 
 /// Opens the base64url form.
@@ -168,41 +225,72 @@ mod tests {
         DataKey { id: KeyId([7; 16]), version: 3, secret: Secret::new([byte; 32]) }
     }
 
-    fn sealed(text: &[u8]) -> Vec<u8> {
+    const BOTH: [Algorithm; 2] = [Algorithm::Aes256Gcm, Algorithm::Aes256Siv];
+
+    fn sealed(algorithm: Algorithm, text: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        Sealer::new(&key(1), "crm/email", "contacts[].email").seal(text, &mut out);
+        Sealer::new(&key(1), algorithm, "crm/email", "contacts[].email").seal(text, &mut out);
         out
     }
 
     #[test]
     fn opens_where_it_was_made_for() {
         let text = br#""caf\u00e9""#;
-        let back = open(&key(1), "crm/email", "contacts[].email", &sealed(text)).unwrap();
-        assert_eq!(back.expose(), text);
-        assert_eq!(label(&sealed(text)), Ok(Label { key: KeyId([7; 16]), version: 3 }));
+        for algorithm in BOTH {
+            let made = sealed(algorithm, text);
+            let back = open(&key(1), "crm/email", "contacts[].email", &made).unwrap();
+            assert_eq!(back.expose(), text);
+            assert_eq!(label(&made), Ok(Label { algorithm, key: KeyId([7; 16]), version: 3 }));
+        }
     }
 
-    /// The vector of docs/ciphertext.md, made by another implementation.
     #[test]
-    fn the_documented_vector_opens() {
+    fn equal_texts_look_equal_where_they_shall_and_nowhere_else() {
+        let made = BOTH.map(|algorithm| sealed(algorithm, b"x") == sealed(algorithm, b"x"));
+        assert_eq!(made, [false, true]);
+        let siv = |text: &[u8], domain, path| {
+            let mut out = Vec::new();
+            Sealer::new(&key(1), Algorithm::Aes256Siv, domain, path).seal(text, &mut out);
+            out
+        };
+        let one = siv(b"x", "d", "p");
+        for other in [siv(b"y", "d", "p"), siv(b"x", "e", "p"), siv(b"x", "d", "q")] {
+            assert_eq!(one.len(), other.len());
+            // Behind what names the key.
+            assert_ne!(one[HEADER..HEADER + TAG], other[HEADER..HEADER + TAG]);
+            assert_ne!(one[HEADER + TAG..], other[HEADER + TAG..]);
+        }
+    }
+
+    /// The vectors of docs/ciphertext.md, made by another implementation.
+    #[test]
+    fn the_documented_vectors_open() {
         let key = DataKey {
             id: KeyId(std::array::from_fn(|at| 0xa0 + at as u8)),
             version: 3,
             secret: Secret::new(std::array::from_fn(|at| at as u8)),
         };
         let page = include_str!("../../docs/ciphertext.md");
-        let parts: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("    ")).collect();
-        let opened =
-            open_text(&key, "crm-customers/fraud/email", "contacts[].email", &parts.concat());
-        assert_eq!(opened.unwrap().expose(), br#""ann@example.com""#);
+        let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+        let texts: Vec<String> = lines.chunks(2).map(|parts| parts.concat()).collect();
+        let (domain, path) = ("crm-customers/fraud/email", "contacts[].email");
+        for (text, algorithm) in texts.iter().zip(BOTH) {
+            let opened = open_text(&key, domain, path, text);
+            assert_eq!(opened.unwrap().expose(), br#""ann@example.com""#, "{algorithm:?}");
+        }
+        assert_eq!(texts.len(), 2);
+        let mut made = Vec::new();
+        let sealer = Sealer::new(&key, Algorithm::Aes256Siv, domain, path);
+        sealer.seal_text(br#""ann@example.com""#, &mut Vec::new(), &mut made);
+        assert_eq!(made, texts[1].as_bytes());
     }
 
     #[test]
     fn text_form_is_the_base64_of_the_bytes() {
         let mut out = Vec::new();
-        for length in 0..7 {
+        for length in 0..14 {
             out.clear();
-            let sealer = Sealer::new(&key(1), "d", "p");
+            let sealer = Sealer::new(&key(1), BOTH[length % 2], "d", "p");
             sealer.seal_text(&vec![b'x'; length], &mut Vec::new(), &mut out);
             let text = std::str::from_utf8(&out).unwrap();
             assert_eq!(open_text(&key(1), "d", "p", text).unwrap().expose().len(), length);
@@ -211,7 +299,6 @@ mod tests {
 
     #[test]
     fn does_not_open_elsewhere_or_under_another_key() {
-        let made = sealed(b"x");
         let tries = [
             (key(2), "crm/email", "contacts[].email"),
             (key(1), "crm/emai", "lcontacts[].email"),
@@ -219,22 +306,26 @@ mod tests {
             (DataKey { version: 4, ..key(1) }, "crm/email", "contacts[].email"),
             (DataKey { id: KeyId([8; 16]), ..key(1) }, "crm/email", "contacts[].email"),
         ];
-        for (key, domain, path) in tries {
-            assert_eq!(open(&key, domain, path, &made).err(), Some(DoesNotOpen));
+        for made in BOTH.map(|algorithm| sealed(algorithm, b"x")) {
+            for (key, domain, path) in &tries {
+                assert_eq!(open(key, domain, path, &made).err(), Some(DoesNotOpen));
+            }
         }
     }
 
     #[test]
     fn every_changed_byte_and_every_cut_is_noticed() {
-        let made = sealed(b"hello");
-        for at in 0..made.len() {
-            let mut changed = made.clone();
-            changed[at] ^= 1;
-            assert!(open(&key(1), "crm/email", "contacts[].email", &changed).is_err(), "byte {at}");
-            assert!(
-                open(&key(1), "crm/email", "contacts[].email", &made[..at]).is_err(),
-                "cut {at}"
-            );
+        let opens = |sealed: &[u8]| open(&key(1), "crm/email", "contacts[].email", sealed).is_ok();
+        for made in BOTH.map(|algorithm| sealed(algorithm, b"hello")) {
+            for at in 0..made.len() {
+                // 1 and 3 among them: the algorithm becomes the other one, or none.
+                for change in [1, 3, 0x80] {
+                    let mut changed = made.clone();
+                    changed[at] ^= change;
+                    assert!(!opens(&changed), "byte {at}");
+                }
+                assert!(!opens(&made[..at]), "cut {at}");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Primitives behind one seam, the ciphertext format, and the types that hold secrets.
 //!
-//! Nothing here is our own cryptography: AES-256-GCM, HMAC-SHA-256 and HKDF are RustCrypto's, checked
-//! with Wycheproof's vectors in `tests/vectors.rs`.
+//! Nothing here is our own cryptography: AES-256-GCM, AES-256-SIV, HMAC-SHA-256 and HKDF are RustCrypto's,
+//! checked with Wycheproof's vectors and, for SIV, OpenSSL's answers in `tests/vectors.rs`.
 
 pub mod aead;
 pub mod ciphertext;

@@ -121,6 +121,11 @@ pub enum Treatment {
 /// An operator that needs a key.
 pub trait Keyed: Send + Sync {
     fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError>;
+
+    /// What holds of it with these parameters, where that is not what its operator says of itself.
+    fn spec(&self) -> Option<&'static Spec> {
+        None
+    }
 }
 
 impl Treatment {

@@ -396,6 +396,10 @@ impl Parser<'_> {
             Some(arguments) => format!("{}: {}", spec.name, one_line(arguments)),
             None => spec.name.to_owned(),
         };
+        let spec = match &treatment {
+            Treatment::Keyed(keyed) => keyed.spec().unwrap_or(spec),
+            _ => spec,
+        };
         Some(Chosen { spec, treatment, text, domain })
     }
 
@@ -406,7 +410,7 @@ impl Parser<'_> {
         if !chosen.spec.distinct {
             let found = format!("view `{}` with `{}` for `{subject}`", view.name, chosen.text);
             let expected = "a deterministic treatment of the subject, which the record key holds (keep, \
-                            tokenize, hash), or `key: tokenize`, or `key: drop`";
+                            tokenize, hash, encrypt: deterministic), or `key: tokenize`, or `key: drop`";
             self.at(span, found, expected);
         }
     }

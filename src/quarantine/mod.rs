@@ -6,7 +6,7 @@
 use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::ciphertext::{self, Sealer};
+use crate::crypto::ciphertext::{self, Algorithm, Sealer};
 use crate::crypto::mac::Digester;
 use crate::crypto::{KeyError, KeySource, Purpose};
 use crate::rewrite::{Failure, HEADER_FRAME, POLICY_HEADER, RawRecord};
@@ -136,7 +136,8 @@ impl Sealing {
         // Strings alone: they always serialize.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&content).unwrap_or_default());
         let mut value = Vec::new();
-        Sealer::new(&self.key, DOMAIN, &from.path()).seal(&plaintext, &mut value);
+        Sealer::new(&self.key, Algorithm::Aes256Gcm, DOMAIN, &from.path())
+            .seal(&plaintext, &mut value);
         Sealed { key: from.path(), value, headers: headers_of(from, failure, policy) }
     }
 
