@@ -424,6 +424,36 @@ fn a_schema_without_an_event_is_refused() {
     assert_eq!(files.len(), 19);
 }
 
+/// What stands where a schema has words and numbers of its own may be data: found by fuzzing.
+#[test]
+fn a_schema_that_is_not_as_connect_has_it_is_refused() {
+    let event = |wrong: &str, at: &str| {
+        let field = r#"{"field":"email","type":"string","optional":true,"version":1,"name":"n"}"#;
+        assert!(field.contains(at));
+        let field = field.replace(at, wrong);
+        format!(
+            r#"{{"schema":{{"type":"struct","fields":[{{"field":"after","type":"struct","fields":[{field}]}},{{"field":"op","type":"string"}}]}},"payload":{{"after":{{"email":"a"}},"op":"c"}}}}"#
+        )
+    };
+    let mut engine = engine(ROWS);
+    assert!(attempt(&mut engine, event("null", r#""n""#).as_bytes()).is_ok());
+    for (wrong, at) in [
+        (r#""canarybird""#, r#""string""#),
+        ("7", r#""string""#),
+        (r#"{"a":"canarybird"}"#, r#""string""#),
+        (r#""canarybird""#, "true"),
+        (r#""canarybird""#, "1"),
+        (r#"["canarybird"]"#, r#""n""#),
+        (r#"{"a":"canarybird"}"#, r#""email""#),
+        (r#""kind""#, r#""type""#),
+        (r#""items":"canarybird","optional""#, r#""optional""#),
+        (r#""fields":{"a":"canarybird"},"optional""#, r#""optional""#),
+    ] {
+        let found = attempt(&mut engine, event(wrong, at).as_bytes());
+        assert_eq!(found.err(), Some(Reason::Schema), "{wrong} for {at}");
+    }
+}
+
 const ROWS: &str = "
 policy: p
 version: 1

@@ -21,13 +21,14 @@ const CANARY: &str = "canarybird";
 /// Stands for it in the input, where it could not stand otherwise: it is no UTF-8.
 const MARK: u8 = 0xFF;
 const PATHS: [&str; 6] = ["a", "a.b", "\"c[].d\"", "\"*\"", "\"x.**\"", "'**.email'"];
-const SECRET: [&str; 9] = [
+const SECRET: [&str; 10] = [
     "drop",
     "'null'",
     "redact",
     "tokenize",
     "encrypt",
     "{ encrypt: deterministic }",
+    "{ encrypt: { mode: fpe, alphabet: abcdefghijklmnopqrstuvwxyz } }",
     "hash",
     "{ replace: x }",
     "{ mask: { keep_last: 2, length: 6 } }",
@@ -158,7 +159,8 @@ fn may_hold_canary(text: &[u8]) -> bool {
                 let position: &[&str] = match within {
                     "source" => SOURCE,
                     "transaction" => TRANSACTION,
-                    _ => &["o"],
+                    // Of an embedded schema these are names.
+                    _ => &["o", "name", "field"],
                 };
                 let open = open || position.contains(&name.as_str());
                 name.contains(CANARY) || look(value, name, open)

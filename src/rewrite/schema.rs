@@ -46,6 +46,9 @@ impl SchemaCache {
             None => {
                 let raw = scan.value_within(depth)?.text();
                 let schema: Value = serde_json::from_str(raw).map_err(|_| unreadable())?;
+                if !is_sound(&schema) {
+                    return Err(unreadable());
+                }
                 let views = (0..plan.views.len())
                     .map(|view| {
                         rewrite(plan, side, &schema, 1 << view).map(|view| view.to_string())
@@ -101,11 +104,11 @@ impl Rewriter<'_> {
             let (_, part) = debezium::ENVELOPE.iter().find(|(known, _)| *known == name)?;
             match part {
                 // MongoDB's images are strings, before and after.
-                Part::Before | Part::After if kind(field) == "string" => Some(scalar(field)),
+                Part::Before | Part::After if kind(field) == "string" => Some(plain(field)),
                 Part::Before | Part::After => self.inside(field, self.plan.row),
                 Part::Source => listed(field, debezium::SOURCE),
                 Part::Transaction => listed(field, debezium::TRANSACTION),
-                Part::Operation | Part::Time => Some(scalar(field)),
+                Part::Operation | Part::Time => Some(plain(field)),
                 Part::Schema | Part::Payload => None,
             }
         })
@@ -133,7 +136,13 @@ impl Rewriter<'_> {
         if actions.drop & self.bit != 0 {
             None
         } else if actions.keep & self.bit != 0 {
-            Some(scalar(schema))
+            // With what a value may be that goes on as it is.
+            let mut new = frame(schema);
+            let more = ["default", "parameters"].map(|name| (name, schema.get(name)));
+            new.extend(
+                more.into_iter().filter_map(|(name, value)| Some((name.into(), value?.clone()))),
+            );
+            Some(Value::Object(new))
         } else {
             let optional = actions.null & self.bit != 0
                 || schema.get("optional").and_then(Value::as_bool).unwrap_or(false);
@@ -180,14 +189,14 @@ impl Rewriter<'_> {
                 Some(new)
             }),
             "array" => {
-                let mut new = frame(schema)?;
+                let mut new = frame(schema);
                 let items = schema.get("items")?;
                 let items = self.value(items, state.element.unwrap_or(DEAD)).unwrap_or_else(never);
                 new.insert("items".into(), items);
                 Some(Value::Object(new))
             }
             "map" => {
-                let mut new = frame(schema)?;
+                let mut new = frame(schema);
                 new.insert("keys".into(), json!({ "type": "string", "optional": false }));
                 let values = self.value(schema.get("values")?, state.other.unwrap_or(DEAD));
                 new.insert("values".into(), values.unwrap_or_else(never));
@@ -202,25 +211,39 @@ fn kind(schema: &Value) -> &str {
     schema.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What a schema says of itself beside its members.
-fn frame(schema: &Value) -> Option<Map<String, Value>> {
-    copied(schema, &["type", "optional", "name", "version", "field"])
+/// The types of Kafka Connect as its JsonConverter writes them.
+const TYPES: &[&str] = &[
+    "boolean", "int8", "int16", "int32", "int64", "float", "double", "bytes", "string", "array",
+    "map", "struct",
+];
+
+/// Whether a schema is as Connect has it, all the way down: what stands in place of a type may be data.
+fn is_sound(schema: &Value) -> bool {
+    let fits = |(name, value): (&String, &Value)| match name.as_str() {
+        "type" => value.as_str().is_some_and(|kind| TYPES.contains(&kind)),
+        "optional" => value.is_boolean(),
+        "version" => value.is_number() || value.is_null(),
+        "name" => value.is_string() || value.is_null(),
+        "field" => value.is_string(),
+        "fields" => value.as_array().is_some_and(|fields| fields.iter().all(is_sound)),
+        "items" | "keys" | "values" => is_sound(value),
+        _ => true,
+    };
+    schema
+        .as_object()
+        .is_some_and(|members| members.contains_key("type") && members.iter().all(fits))
 }
 
-fn copied(schema: &Value, names: &[&str]) -> Option<Map<String, Value>> {
-    let members = schema.as_object()?.iter();
-    Some(
-        members
-            .filter(|(name, _)| names.contains(&name.as_str()))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
-    )
+/// What a schema says of itself beside its members and its default.
+fn frame(schema: &Value) -> Map<String, Value> {
+    let kept = ["type", "optional", "name", "version", "field"];
+    let members = kept.iter().filter_map(|name| Some(((*name).into(), schema.get(*name)?.clone())));
+    members.collect()
 }
 
-/// The schema of a value that goes on as it is.
-fn scalar(schema: &Value) -> Value {
-    let names = ["type", "optional", "name", "version", "field", "default", "parameters"];
-    Value::Object(copied(schema, &names).unwrap_or_default())
+/// The schema of a value of the envelope's own.
+fn plain(schema: &Value) -> Value {
+    Value::Object(frame(schema))
 }
 
 /// A struct with the fields that `keep` gives.
@@ -228,7 +251,7 @@ fn structure(schema: &Value, keep: impl Fn(&str, &Value) -> Option<Value>) -> Op
     if kind(schema) != "struct" {
         return None;
     }
-    let mut new = frame(schema)?;
+    let mut new = frame(schema);
     let fields = schema.get("fields")?.as_array()?;
     let fields =
         fields.iter().filter_map(|field| keep(field.get("field")?.as_str()?, field)).collect();
@@ -239,7 +262,7 @@ fn structure(schema: &Value, keep: impl Fn(&str, &Value) -> Option<Value>) -> Op
 /// A struct with the listed scalars.
 fn listed(schema: &Value, names: &[&str]) -> Option<Value> {
     structure(schema, |name, field| {
-        let plain = !matches!(kind(field), "struct" | "array" | "map");
-        (plain && names.contains(&name)).then(|| scalar(field))
+        let is_plain = !matches!(kind(field), "struct" | "array" | "map");
+        (is_plain && names.contains(&name)).then(|| plain(field))
     })
 }
