@@ -15,10 +15,11 @@ use std::sync::Arc;
 use serde_json::Value;
 use support::engine::{engine, one_view, parse};
 use veilstream::crypto::ciphertext::open_text;
+use veilstream::crypto::ff1::Ff1;
 use veilstream::crypto::{KeySource, Purpose};
 use veilstream::keys::Keyset;
 use veilstream::policy::Plan;
-use veilstream::rewrite::{Disposition, RawRecord, Reason, Rewriter};
+use veilstream::rewrite::{Disposition, Failure, RawRecord, Reason, Rewriter};
 
 const SIMPLE: &str = "
 policy: p
@@ -335,6 +336,73 @@ views:
     assert_eq!(opened(&key["id"], "p/a/identifier", "id").as_deref(), Ok("7"));
     assert_eq!(opened(&two["other"], "p/a/email", "other").as_deref(), Ok(r#""d@e.f""#));
     assert!(opened(&two["other"], "p/a/email", "email").is_err());
+}
+
+#[test]
+fn format_preserving_encryption_keeps_alphabet_length_and_separators() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+subject: id
+fields: { id: identifier, card: card, code: code }
+views:
+  a:
+    topic: o
+    classes:
+      identifier: { encrypt: { mode: fpe } }
+      card: { encrypt: { mode: fpe } }
+      code: { encrypt: { mode: fpe, alphabet: 'äöüßABCDEFG', separators: '/' } }
+";
+    let keys = Keyset::generate();
+    let plan = Plan::compile(Arc::new(parse(policy)), &keys).unwrap();
+    let mut rewriter = Rewriter::new(Arc::new(plan));
+    let mut publish = |key: &str, value: &str| {
+        let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+        let out = rewriter.rewrite(&RawRecord { key, value, headers: &[] })?;
+        let record = out.records(0).next().unwrap();
+        let read = |part: Option<&[u8]>| serde_json::from_slice::<Value>(part.unwrap()).unwrap();
+        Ok::<_, Failure>((read(record.key()), read(record.value())))
+    };
+    let event = r#"{"id":1000000,"card":"4111 1111-1111 1111","code":"ßABC/äöüA"}"#;
+    let (key, value) = publish(r#"{"id":1000000}"#, event).unwrap();
+    assert_eq!(key["id"], value["id"]);
+    let text = |name: &str| value[name].as_str().unwrap().to_owned();
+    assert_eq!(text("id").len(), 7);
+    let card = text("card");
+    let places: Vec<_> = card.char_indices().filter(|(_, c)| !c.is_ascii_digit()).collect();
+    assert_eq!(places, [(4, ' '), (9, '-'), (14, ' ')]);
+    assert_ne!(card, "4111 1111-1111 1111");
+    let code: Vec<char> = text("code").chars().collect();
+    assert_eq!((code.len(), code[4]), (9, '/'));
+    assert!(code.iter().all(|c| "äöüßABCDEFG/".contains(*c)));
+    assert_eq!(publish(r#"{"id":1000000}"#, event).unwrap().1, value);
+
+    // It comes back by the key, the domain and the path.
+    let data_key = keys.primary(Purpose::Field).unwrap();
+    let digits: Vec<u16> = card.chars().filter_map(|c| c.to_digit(10)).map(|d| d as u16).collect();
+    let back = |path: &str| {
+        let cipher = Ff1::at(&data_key, 10, "p/a/card", path).unwrap();
+        cipher.decrypt(digits.clone()).unwrap()
+    };
+    let plain = [[4, 1, 1, 1], [1; 4], [1; 4], [1; 4]].concat();
+    assert_eq!(back("card"), plain);
+    assert_ne!(back("id"), plain);
+
+    for (event, reason) in [
+        (r#"{"card":"4111.1111"}"#, Reason::NotInAlphabet),
+        (r#"{"card":"４１１１１１１"}"#, Reason::NotInAlphabet),
+        (r#"{"card":-1000000.5}"#, Reason::NotInAlphabet),
+        (r#"{"card":"12345"}"#, Reason::OutOfDomain),
+        (r#"{"card":""}"#, Reason::OutOfDomain),
+        (r#"{"card":"- -"}"#, Reason::OutOfDomain),
+        (r#"{"card":true}"#, Reason::WrongType),
+        (r#"{"card":["4111111"]}"#, Reason::WrongType),
+        (&format!(r#"{{"card":"{}"}}"#, "1".repeat(513)), Reason::OutOfDomain),
+    ] {
+        assert_eq!(publish("{}", event).unwrap_err().reason, reason, "{event}");
+    }
+    assert!(publish("{}", r#"{"card":null}"#).is_ok());
 }
 
 #[test]

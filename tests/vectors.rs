@@ -8,8 +8,10 @@
     reason = "a test that fails here fails where it should"
 )]
 
+use aes::cipher::{BlockCipher, BlockEncrypt, Key, KeyInit};
 use serde_json::Value;
 use veilstream::crypto::aead::{Cipher, NONCE, SivCipher, TAG};
+use veilstream::crypto::ff1::Ff1;
 use veilstream::crypto::mac::Digester;
 use veilstream::crypto::{Secret, derive};
 
@@ -128,6 +130,39 @@ fn aes_256_siv_agrees_with_openssl() {
         let mut changed = sealed.clone();
         changed[0] ^= 1;
         assert!(cipher.open(&aad, &changed).is_err());
+    }
+}
+
+/// Numerals of a text in the alphabet of NIST's samples, and back.
+fn numerals(text: &str) -> Vec<u16> {
+    text.chars().map(|digit| digit.to_digit(36).unwrap() as u16).collect()
+}
+
+fn ff1<C: BlockCipher + BlockEncrypt + KeyInit + Clone>(sample: &Value) {
+    let (key, tweak) = (bytes(sample, "key"), bytes(sample, "tweak"));
+    let radix = sample["radix"].as_u64().unwrap() as u32;
+    let cipher = Ff1::<C>::new(Key::<C>::from_slice(&key), radix, tweak).unwrap();
+    let of = |name: &str| numerals(sample[name].as_str().unwrap());
+    assert_eq!(cipher.encrypt(of("plaintext")), Ok(of("ciphertext")), "{sample}");
+    assert_eq!(cipher.decrypt(of("ciphertext")), Ok(of("plaintext")), "{sample}");
+    assert!(cipher.encrypt(vec![1; 513]).is_err());
+    // Of five digits and of three of 36 there are fewer than a million.
+    assert!(cipher.encrypt(vec![1; if radix == 10 { 5 } else { 3 }]).is_err());
+}
+
+#[test]
+fn ff1_agrees_with_the_samples_of_nist() {
+    let path = format!("{}/tests/data/ff1/nist-ff1-samples.json", env!("CARGO_MANIFEST_DIR"));
+    let samples: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let samples = samples.as_array().unwrap();
+    assert_eq!(samples.len(), 9);
+    for sample in samples {
+        match sample["key"].as_str().unwrap().len() / 2 {
+            16 => ff1::<aes::Aes128>(sample),
+            24 => ff1::<aes::Aes192>(sample),
+            32 => ff1::<aes::Aes256>(sample),
+            other => panic!("a key of {other} bytes"),
+        }
     }
 }
 

@@ -335,6 +335,10 @@ fn a_lane_that_its_group_gave_up_joins_it_again() {
     let total = traffic.stop();
     let frozen = scene.site.start("one");
     wait_consumed(&frozen, 300);
+    // In the middle of a batch, which takes a second: what is counted as consumed was the end of one.
+    let waits = || frozen.metric("veilstream_rate_limit_wait_seconds_count", &raw);
+    let before = waits();
+    wait_until("the next batch", || waits() > before + 20.0);
     frozen.signal("STOP");
     let other = scene.site.start("two");
     wait_until("the other takes both partitions", || {

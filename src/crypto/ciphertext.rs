@@ -19,10 +19,9 @@
 //! SHA-256 of the place: the length of the domain (two bytes, big-endian), the domain and the path.
 
 use base64_simd::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
 
 use super::aead::{self, Cipher, DoesNotOpen, NONCE, SivCipher, TAG};
-use super::{DataKey, KeyId, Secret, derive};
+use super::{DataKey, KeyId, Secret, derive, place};
 
 const FORMAT: u8 = 1;
 
@@ -77,14 +76,11 @@ fn header_of(key: &DataKey, algorithm: Algorithm) -> [u8; HEADER] {
     header
 }
 
-/// What a ciphertext is bound to. A digest, so that a long path costs no more at each value than a short one.
-fn aad_of(domain: &str, path: &str) -> [u8; 32] {
-    // A domain longer than 64 KiB does not pass the policy parser.
-    let length = (domain.len() as u16).to_be_bytes();
-    Sha256::new().chain_update(length).chain_update(domain).chain_update(path).finalize().into()
-}
-
 /// An encryption key, prepared.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each place, and the larger one is the common one"
+)]
 enum Keyed {
     Gcm(Cipher),
     Siv(SivCipher),
@@ -133,7 +129,7 @@ impl Sealer {
             keyed: Keyed::new(key, algorithm),
             header,
             prefix: URL_SAFE_NO_PAD.encode_to_string(header),
-            aad: aad_of(domain, path),
+            aad: place(domain, path),
         }
     }
 
@@ -204,7 +200,7 @@ pub fn open(
     {
         return Err(DoesNotOpen);
     }
-    Keyed::new(key, said.algorithm).open(&aad_of(domain, path), body).map(Secret::new)
+    Keyed::new(key, said.algorithm).open(&place(domain, path), body).map(Secret::new)
 }
 
 /// Opens the base64url form.

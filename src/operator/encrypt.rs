@@ -1,12 +1,15 @@
-//! `encrypt`: the value's exact JSON text under AES-256-GCM, or under AES-256-SIV where equal values shall look equal.
+//! `encrypt`: AES-256-GCM; AES-256-SIV where equal values shall look equal; FF1 where the format shall stay.
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
-use super::{Bound, Keyed, Operator, Refusal, Scratch, Site, Treatment};
+use super::{Arguments, Bound, Keyed, Operator, Refusal, Scratch, Site, Treatment, characters};
 use crate::crypto::ciphertext::{Algorithm, Sealer};
+use crate::crypto::ff1::Ff1;
 use crate::crypto::{KeyError, KeySource, Purpose};
-use crate::json::Value;
+use crate::json::{Value, write_string};
 
 pub const SPEC: Spec = Spec {
     name: "encrypt",
@@ -15,34 +18,58 @@ pub const SPEC: Spec = Spec {
               names its key and is bound to domain and path (docs/ciphertext.md). `randomized` is AES-256-GCM \
               under a random nonce: nothing shows but the length. `deterministic` is AES-256-SIV (RFC 5297): equal \
               values of one field and domain have equal ciphertexts, so that they join, count and serve in record \
-              keys, and whoever reads the view sees how often each occurs.",
+              keys, and whoever reads the view sees how often each occurs. `fpe` is FF1 (NIST SP 800-38G), for \
+              systems that take nothing but a value of the old form: deterministic as well, of strings and numbers \
+              only; the result is a string of the same length and alphabet that names no key and shows no change.",
     takes: Takes::Any,
     gives: Gives::String,
     reversible: true,
     deterministic: false,
     distinct: false,
-    parameters: &[Parameter {
-        name: "mode",
-        default: "randomized",
-        doc: "`randomized` or `deterministic`; `encrypt: deterministic` is short for the latter",
-    }],
+    parameters: &[
+        Parameter {
+            name: "mode",
+            default: "randomized",
+            doc: "`randomized`, `deterministic` or `fpe`; `encrypt: deterministic` is short for the second",
+        },
+        Parameter {
+            name: "alphabet",
+            default: "digits",
+            doc: "of `fpe`: `digits`, `alphanumeric` (0-9, A-Z, a-z), or the characters themselves. Of a text, a \
+                  million or more must be possible: 6 digits, 4 of `alphanumeric`; up to 512 characters. Others are \
+                  quarantined: out_of_domain",
+        },
+        Parameter {
+            name: "separators",
+            default: "space and hyphen",
+            doc: "of `fpe`: characters that stay where they are. Any other that is not of the alphabet: \
+                  not_in_alphabet",
+        },
+    ],
     examples: &[
         Example { policy: "encrypt", input: r#""ann@example.com""#, output: "" },
         Example { policy: "encrypt: deterministic", input: "1001", output: "" },
+        Example { policy: "encrypt: { mode: fpe }", input: r#""4111 1111 1111 1111""#, output: "" },
     ],
-    build: |arguments| {
-        let word = arguments.bare("mode");
-        let deterministic =
-            arguments.one_of(word, &["randomized", "deterministic"]) == Some("deterministic");
-        Some(Treatment::Keyed(match deterministic {
-            false => Arc::new(Encrypt(Algorithm::Aes256Gcm)),
-            true => Arc::new(Encrypt(Algorithm::Aes256Siv)),
-        }))
-    },
+    build,
 };
 
-/// `encrypt` in that mode. Not an operator of its own: it has the name and the parameters of [`SPEC`].
+/// `encrypt` in the mode of that name. Not operators of their own: they have the name and the parameters of [`SPEC`].
 static DETERMINISTIC: Spec = Spec { deterministic: true, distinct: true, ..SPEC };
+static FPE: Spec = Spec { takes: Takes::Text, ..DETERMINISTIC };
+
+const DIGITS: &str = "0123456789";
+const ALPHANUMERIC: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
+    let word = arguments.bare("mode");
+    let mode = arguments.one_of(word, &["randomized", "deterministic", "fpe"]);
+    Some(Treatment::Keyed(match mode {
+        Some("fpe") => Arc::new(Preserve(Arc::new(Format::read(arguments)?))),
+        Some("deterministic") => Arc::new(Encrypt(Algorithm::Aes256Siv)),
+        _ => Arc::new(Encrypt(Algorithm::Aes256Gcm)),
+    }))
+}
 
 struct Encrypt(Algorithm);
 
@@ -71,5 +98,129 @@ impl Operator for Encrypting {
         self.0.seal_text(value.text().as_bytes(), &mut scratch.bytes, out);
         out.push(b'"');
         Ok(())
+    }
+}
+
+/// What of a text is encrypted, and what stays.
+struct Format {
+    alphabet: Vec<char>,
+    numerals: FxHashMap<char, u16>,
+    separators: String,
+}
+
+impl Format {
+    fn read(arguments: &mut Arguments<'_>) -> Option<Format> {
+        let scalar = arguments.scalar("alphabet");
+        let alphabet = match scalar.map_or("digits", |word| word.as_str()) {
+            "digits" => DIGITS,
+            "alphanumeric" => ALPHANUMERIC,
+            own => own,
+        };
+        let alphabet: Vec<char> = alphabet.chars().collect();
+        let numbered = alphabet.iter().copied().zip(0..=u16::MAX);
+        let numerals: FxHashMap<char, u16> = numbered.collect();
+        if let Some(scalar) = scalar
+            && (numerals.len() != alphabet.len() || alphabet.len() < 2)
+        {
+            let found = format!("`{}`", scalar.as_str());
+            arguments.problem(
+                scalar.span(),
+                found,
+                "`digits`, `alphanumeric`, or two or more different characters",
+            );
+        }
+        let scalar = arguments.scalar("separators");
+        let separators = scalar.map_or(" -", |word| word.as_str()).to_owned();
+        if let Some(scalar) = scalar
+            && separators.chars().any(|separator| numerals.contains_key(&separator))
+        {
+            let found = format!("`{separators}`");
+            arguments.problem(scalar.span(), found, "separators that are not of the alphabet");
+        }
+        Some(Format { alphabet, numerals, separators })
+    }
+}
+
+struct Preserve(Arc<Format>);
+
+impl Keyed for Preserve {
+    fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError> {
+        let key = keys.primary(Purpose::Field)?;
+        let radix = self.0.alphabet.len() as u32;
+        let cipher = Ff1::at(&key, radix, site.domain, site.path);
+        let operator = Preserving { format: Arc::clone(&self.0), cipher };
+        Ok(Bound { operator: Arc::new(operator), key: Some(key) })
+    }
+
+    fn spec(&self) -> Option<&'static Spec> {
+        Some(&FPE)
+    }
+}
+
+struct Preserving {
+    format: Arc<Format>,
+    /// None for an alphabet that FF1 does not take; the parser refuses such.
+    cipher: Option<Ff1>,
+}
+
+impl Operator for Preserving {
+    fn apply(
+        &self,
+        value: &Value<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let Format { alphabet, numerals, separators } = &*self.format;
+        let text = characters(value, &mut scratch.text)?;
+        let mut found = Vec::new();
+        for character in text.chars() {
+            match numerals.get(&character) {
+                Some(numeral) => found.push(*numeral),
+                None if separators.contains(character) => {}
+                None => return Err(Refusal::NotInAlphabet),
+            }
+        }
+        let cipher = self.cipher.as_ref().ok_or(Refusal::OutOfDomain)?;
+        let made = cipher.encrypt(found).map_err(|_| Refusal::OutOfDomain)?;
+        let mut made = made.into_iter().filter_map(|at| alphabet.get(usize::from(at)));
+        scratch.other.clear();
+        for character in text.chars() {
+            let stays = !numerals.contains_key(&character);
+            let character =
+                if stays { &character } else { made.next().ok_or(Refusal::OutOfDomain)? };
+            scratch.other.push(*character);
+        }
+        write_string(out, &scratch.other);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::operator::testing::read;
+
+    #[test]
+    fn what_is_no_mode_alphabet_or_separator_is_refused() {
+        for (policy, expected) in [
+            ("encrypt: fep", "`fep` / one of randomized, deterministic, fpe"),
+            (
+                "encrypt: { mode: fpe, alphabet: a }",
+                "`a` / `digits`, `alphanumeric`, or two or more different characters",
+            ),
+            (
+                "encrypt: { mode: fpe, alphabet: abca }",
+                "`abca` / `digits`, `alphanumeric`, or two or more different characters",
+            ),
+            (
+                "encrypt: { mode: fpe, separators: '-0' }",
+                "`-0` / separators that are not of the alphabet",
+            ),
+            (
+                "encrypt: { alphabet: digits }",
+                "the parameter `alphabet` / one of mode, for `encrypt`",
+            ),
+        ] {
+            assert_eq!(read(policy).err().as_deref(), Some(&[expected.to_owned()][..]), "{policy}");
+        }
     }
 }

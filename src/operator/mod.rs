@@ -64,6 +64,10 @@ pub enum Refusal {
     NotADate,
     #[error("not_a_number")]
     NotANumber,
+    #[error("not_in_alphabet")]
+    NotInAlphabet,
+    #[error("out_of_domain")]
+    OutOfDomain,
 }
 
 impl Refusal {
@@ -73,6 +77,8 @@ impl Refusal {
             Refusal::WrongType => "wrong_type",
             Refusal::NotADate => "not_a_date",
             Refusal::NotANumber => "not_a_number",
+            Refusal::NotInAlphabet => "not_in_alphabet",
+            Refusal::OutOfDomain => "out_of_domain",
         }
     }
 }

@@ -46,6 +46,10 @@ pub enum Reason {
     WrongType,
     NotADate,
     NotANumber,
+    /// Format-preserving encryption met a character that is neither of the alphabet nor a separator.
+    NotInAlphabet,
+    /// Format-preserving encryption met a text that is too short or too long.
+    OutOfDomain,
     /// The sanitized record is larger than its topic takes.
     TooLarge,
     /// The topic is compacted, and the sanitized record has no key.
@@ -61,7 +65,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 20] = [
         Reason::InvalidUtf8,
         Reason::InvalidJson,
         Reason::TooDeep,
@@ -74,6 +78,8 @@ impl Reason {
         Reason::WrongType,
         Reason::NotADate,
         Reason::NotANumber,
+        Reason::NotInAlphabet,
+        Reason::OutOfDomain,
         Reason::TooLarge,
         Reason::NoKey,
         Reason::Refused,
@@ -96,6 +102,8 @@ impl Reason {
             Reason::WrongType => "wrong_type",
             Reason::NotADate => "not_a_date",
             Reason::NotANumber => "not_a_number",
+            Reason::NotInAlphabet => "not_in_alphabet",
+            Reason::OutOfDomain => "out_of_domain",
             Reason::TooLarge => "too_large",
             Reason::NoKey => "no_key",
             Reason::Refused => "refused",
@@ -127,6 +135,12 @@ impl Reason {
                 "`generalize: { date }` met something that is no date (`unit` for numbers)"
             }
             Reason::NotANumber => "`generalize: { numbers }` met something that is no number",
+            Reason::NotInAlphabet => {
+                "`encrypt: { mode: fpe }` met a character that is neither of `alphabet` nor of `separators`"
+            }
+            Reason::OutOfDomain => {
+                "`encrypt: { mode: fpe }` takes texts of which a million or more are possible, up to 512 characters"
+            }
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
             Reason::Refused => {
                 "the broker refuses it: look at the topic's size and timestamp limits"
@@ -147,6 +161,8 @@ impl From<Refusal> for Reason {
             Refusal::WrongType => Reason::WrongType,
             Refusal::NotADate => Reason::NotADate,
             Refusal::NotANumber => Reason::NotANumber,
+            Refusal::NotInAlphabet => Reason::NotInAlphabet,
+            Refusal::OutOfDomain => Reason::OutOfDomain,
         }
     }
 }
