@@ -41,7 +41,8 @@ type Published = Result<Vec<(Disposition, Vec<Record>)>, Failure>;
 fn publish(rewriter: &mut Rewriter, key: Option<&[u8]>, value: Option<&[u8]>) -> Published {
     let views = rewriter.plan().views.len();
     let headers = HEADERS.map(|(name, value)| (name, Some(value.as_bytes())));
-    let out = rewriter.rewrite(&RawRecord { key, value, headers: &headers })?;
+    let out =
+        rewriter.rewrite(&RawRecord { key, value, headers: &headers, ..RawRecord::default() })?;
     let own = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
     let of = |view| {
         let records = out.records(view).map(|one| {

@@ -314,7 +314,7 @@ views:
     let mut rewriter = Rewriter::new(Arc::new(plan));
     let mut publish = |key: &str, value: &str| {
         let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
-        let out = rewriter.rewrite(&RawRecord { key, value, headers: &[] }).unwrap();
+        let out = rewriter.rewrite(&RawRecord { key, value, ..RawRecord::default() }).unwrap();
         let record = out.records(0).next().unwrap();
         let read = |part: Option<&[u8]>| serde_json::from_slice::<Value>(part.unwrap()).unwrap();
         (read(record.key()), read(record.value()))
@@ -359,7 +359,7 @@ views:
     let mut rewriter = Rewriter::new(Arc::new(plan));
     let mut publish = |key: &str, value: &str| {
         let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
-        let out = rewriter.rewrite(&RawRecord { key, value, headers: &[] })?;
+        let out = rewriter.rewrite(&RawRecord { key, value, ..RawRecord::default() })?;
         let record = out.records(0).next().unwrap();
         let read = |part: Option<&[u8]>| serde_json::from_slice::<Value>(part.unwrap()).unwrap();
         Ok::<_, Failure>((read(record.key()), read(record.value())))

@@ -116,7 +116,7 @@ fn holds_canary(text: &[u8]) -> bool {
 type Seen = Option<Vec<usize>>;
 
 fn look(rewriter: &mut Rewriter, key: Option<&[u8]>, value: &[u8], secret: bool) -> Seen {
-    let record = RawRecord { key, value: Some(value), headers: &[] };
+    let record = RawRecord { key, value: Some(value), ..RawRecord::default() };
     let views = rewriter.plan().views.len();
     let out = rewriter.rewrite(&record).ok()?;
     assert!(is_json(value), "no JSON was taken");

@@ -12,8 +12,9 @@ use clap::{Args, Subcommand};
 use super::{Exit, OrUsage};
 use crate::audit::{Access, Auditor};
 use crate::config::Config;
+use crate::crypto::KeySource;
 use crate::kafka::{ClientSettings, OwnedRecord, Positions, Reader, Sink, Writer};
-use crate::keys::Keyset;
+use crate::keys;
 use crate::quarantine::{self, Coordinates, Opened};
 
 /// The header of a record that came back out of quarantine.
@@ -114,7 +115,7 @@ impl Desk {
         Ok(held.into_values().collect())
     }
 
-    fn open_record(&self, keys: &Keyset, held: &Held) -> anyhow::Result<Opened> {
+    fn open_record(&self, keys: &dyn KeySource, held: &Held) -> anyhow::Result<Opened> {
         let value = held.record.value.as_deref().filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| {
             anyhow!("{}: too large to be held; its digest stands for it", held.from)
@@ -168,8 +169,8 @@ fn list(desk: &Desk, json: bool) -> Result<(), Exit> {
     Ok(())
 }
 
-fn keyset(desk: &Desk) -> Result<Keyset, Exit> {
-    Keyset::load(&desk.config.folder.join(&desk.config.keys)).or_usage()
+fn keyset(desk: &Desk) -> Result<Arc<dyn KeySource>, Exit> {
+    keys::open(&desk.config).or_usage()
 }
 
 fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
@@ -177,7 +178,7 @@ fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
     let held = desk.held()?;
     let found = held.iter().find(|held| held.from.to_string() == wanted);
     let found = found.ok_or_else(|| anyhow!("{wanted} is not in quarantine"))?;
-    let opened = desk.open_record(&keys, found)?;
+    let opened = desk.open_record(keys.as_ref(), found)?;
     desk.audit("quarantine-show", purpose, &[found])?;
     let mut out = std::io::stdout().lock();
     let text = |bytes: &Option<Vec<u8>>| match bytes {
@@ -210,7 +211,7 @@ fn replay(desk: &Desk, wanted: &[String], all: bool, purpose: &str) -> Result<()
     for held in &chosen {
         match held.record.value.as_deref() {
             None | Some([]) => unheld += 1,
-            Some(_) => opened.push((*held, desk.open_record(&keys, held)?)),
+            Some(_) => opened.push((*held, desk.open_record(keys.as_ref(), held)?)),
         }
     }
     let chosen: Vec<&Held> = opened.iter().map(|(held, _)| *held).collect();

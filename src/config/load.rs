@@ -117,6 +117,19 @@ impl Config {
                  `telemetry.remote` serves others",
             );
         }
+        match (&self.keys, &self.key_store) {
+            (None, None) => return found("keys", "a keyset file here, or a `key_store`"),
+            (Some(_), Some(_)) => return found("keys", "either it or `key_store`, not both"),
+            (None, Some(store)) => {
+                if store.sqlite.is_some() == store.postgres.is_some() {
+                    return found("key_store", "one of `sqlite` and `postgres`");
+                }
+                if store.kek.file.is_none() {
+                    return found("key_store.kek", "a provider: `file`");
+                }
+            }
+            (Some(_), None) => {}
+        }
         if self.quarantine.topic == self.audit.topic {
             return found("audit.topic", "another topic than `quarantine.topic`");
         }

@@ -39,9 +39,13 @@ pub struct Config {
     /// Policy files; `*` matches many. A pattern without a match is an error.
     #[schemars(length(min = 1), extend("x-reload" = "content and files: SIGHUP, file change"))]
     pub policies: Vec<String>,
-    /// The keyset file, made by `veilstream keys init`.
+    /// The keyset file, made by `veilstream keys init`. Either it or `key_store`.
+    #[serde(default)]
     #[schemars(extend("x-reload" = "content: SIGHUP"))]
-    pub keys: PathBuf,
+    pub keys: Option<PathBuf>,
+    /// The key store: keys that a provider seals, and one of its own for each data subject.
+    #[serde(default)]
+    pub key_store: Option<KeyStore>,
     /// Where records go that cannot be sanitized.
     pub quarantine: Quarantine,
     /// Where audit events go.
@@ -69,6 +73,54 @@ pub struct Config {
 
 fn default_deadline() -> u64 {
     30
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyStore {
+    /// The database file, on a disk of this worker's own. Either it or `postgres`.
+    #[serde(default)]
+    pub sqlite: Option<PathBuf>,
+    /// The URL of a PostgreSQL database, such as `postgres://user:password@host/database`, for several workers. To
+    /// another machine it takes TLS, with the server's certificate verified; `?sslrootcert=FILE` names its authority.
+    #[serde(default)]
+    pub postgres: Option<SecretText>,
+    /// The provider of the key that seals what is in the database.
+    pub kek: Kek,
+    /// How many keys of data subjects are kept ready, in all lanes together.
+    #[serde(default = "default_cached_subjects")]
+    #[schemars(extend("x-unit" = "keys"))]
+    pub cached_subjects: NonZeroU64,
+    /// How long one is kept ready: so long after an erasure the key may still seal.
+    #[serde(default = "default_cached_s")]
+    #[schemars(extend("x-unit" = "seconds"))]
+    pub cached_s: NonZeroU64,
+}
+
+fn default_cached_subjects() -> NonZeroU64 {
+    NonZeroU64::MIN.saturating_add(99_999)
+}
+
+fn default_cached_s() -> NonZeroU64 {
+    NonZeroU64::MIN.saturating_add(59)
+}
+
+/// One of its members names the provider.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kek {
+    /// A key file, made by `veilstream keys init --config`.
+    #[serde(default)]
+    pub file: Option<KekFile>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KekFile {
+    /// The file. Keep it apart from the database: together with the passphrase they open everything.
+    pub path: PathBuf,
+    /// What it is sealed with, by Argon2id: 12 characters or more.
+    pub passphrase: SecretText,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -18,6 +18,8 @@
 //! Without Key Commitment", USENIX Security 2022), and only under the name that it carries. The AAD is the
 //! SHA-256 of the place: the length of the domain (two bytes, big-endian), the domain and the path.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use base64_simd::URL_SAFE_NO_PAD;
 
 use super::aead::{self, Cipher, DoesNotOpen, NONCE, SivCipher, TAG};
@@ -113,54 +115,111 @@ impl Keyed {
     }
 }
 
-/// Seals values for one place: a domain and a path.
-pub struct Sealer {
+/// A key prepared to seal values at any place.
+pub struct SealKey {
+    name: (KeyId, u32),
     keyed: Keyed,
     header: [u8; HEADER],
     /// The header in base64, the same on every ciphertext of this key.
     prefix: String,
-    aad: [u8; 32],
+    /// Values sealed under random nonces, counted at about every [`SAMPLE`]th: see [`SealKey::take_uses`].
+    sampled: AtomicU64,
 }
 
-impl Sealer {
-    pub fn new(key: &DataKey, algorithm: Algorithm, domain: &str, path: &str) -> Self {
+/// One use in so many is counted, for so many.
+pub const SAMPLE: u64 = 1 << 16;
+
+impl SealKey {
+    pub fn new(key: &DataKey, algorithm: Algorithm) -> Self {
         let header = header_of(key, algorithm);
-        Sealer {
+        SealKey {
+            name: (key.id, key.version),
             keyed: Keyed::new(key, algorithm),
             header,
             prefix: URL_SAFE_NO_PAD.encode_to_string(header),
-            aad: place(domain, path),
+            sampled: AtomicU64::new(0),
         }
     }
 
-    /// Appends the ciphertext as bytes.
-    pub fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.header);
-        self.seal_body(plaintext, out);
+    /// Which key it is, and which version of it.
+    pub fn name(&self) -> (KeyId, u32) {
+        self.name
+    }
+
+    /// How many values were sealed under random nonces since the last call, estimated: a use counts where its nonce
+    /// begins with 16 zero bits, for 65 536. So nothing needs to be written for a use, or be lost with a cache; of
+    /// 2^32 uses the standard deviation is 2^24.
+    pub fn take_uses(&self) -> u64 {
+        match self.sampled.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.sampled.swap(0, Ordering::Relaxed).saturating_mul(SAMPLE),
+        }
     }
 
     /// Appends the ciphertext as base64url without padding (RFC 4648 section 5).
     /// `scratch` is overwritten.
-    pub fn seal_text(&self, plaintext: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+    pub fn seal_text(
+        &self,
+        place: &Place,
+        plaintext: &[u8],
+        scratch: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) {
         scratch.clear();
-        self.seal_body(plaintext, scratch);
+        self.seal_body(place, plaintext, scratch);
         out.extend_from_slice(self.prefix.as_bytes());
         // More than it takes: what is appended is reserved exactly.
         out.reserve(2 * scratch.len());
         URL_SAFE_NO_PAD.encode_append(&*scratch, out);
     }
 
-    fn seal_body(&self, plaintext: &[u8], out: &mut Vec<u8>) {
+    fn seal_body(&self, place: &Place, plaintext: &[u8], out: &mut Vec<u8>) {
         match &self.keyed {
             Keyed::Gcm(cipher) => {
                 let nonce = aead::nonce();
+                if let [0, 0, ..] = nonce {
+                    self.sampled.fetch_add(1, Ordering::Relaxed);
+                }
                 out.extend_from_slice(&nonce);
                 let from = out.len();
                 out.extend_from_slice(plaintext);
-                cipher.seal(&nonce, &self.aad, out, from);
+                cipher.seal(&nonce, &place.0, out, from);
             }
-            Keyed::Siv(cipher) => cipher.seal(&self.aad, plaintext, out),
+            Keyed::Siv(cipher) => cipher.seal(&place.0, plaintext, out),
         }
+    }
+}
+
+/// What a ciphertext is bound to beside its key: the AAD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place([u8; 32]);
+
+impl Place {
+    pub fn new(domain: &str, path: &str) -> Place {
+        Place(place(domain, path))
+    }
+}
+
+/// Seals values for one place: a domain and a path.
+pub struct Sealer {
+    key: SealKey,
+    place: Place,
+}
+
+impl Sealer {
+    pub fn new(key: &DataKey, algorithm: Algorithm, domain: &str, path: &str) -> Self {
+        Sealer { key: SealKey::new(key, algorithm), place: Place::new(domain, path) }
+    }
+
+    /// Appends the ciphertext as bytes.
+    pub fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.key.header);
+        self.key.seal_body(&self.place, plaintext, out);
+    }
+
+    /// Appends the ciphertext as [`SealKey::seal_text`] does.
+    pub fn seal_text(&self, plaintext: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+        self.key.seal_text(&self.place, plaintext, scratch, out);
     }
 }
 

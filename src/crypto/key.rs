@@ -1,8 +1,12 @@
 //! What a data key is to those who use it, and the seam behind which keys are kept.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::Secret;
+use super::ciphertext::SealKey;
+use super::mac::Digester;
 
 /// An opaque name of a key: it says nothing of what the key is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,26 +46,51 @@ impl std::str::FromStr for KeyId {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
-    /// `encrypt`.
+    /// `encrypt` under random nonces, where the data subject has no key of its own.
     Field,
+    /// `encrypt: deterministic` and `fpe`: equal values look equal under one key only, so it rotates by itself.
+    Deterministic,
     /// `tokenize` and `hash`.
     Token,
     /// Records that could not be sanitized.
     Quarantine,
     /// Keyed digests of unclassified names.
     Digest,
+    /// Finds a data subject's key in the key store. It does not rotate: under another, no subject would be found.
+    Subject,
+    /// Wraps the keys of data subjects in the key store.
+    Wrap,
 }
 
 impl Purpose {
-    pub const ALL: [Purpose; 4] =
-        [Purpose::Field, Purpose::Token, Purpose::Quarantine, Purpose::Digest];
+    pub const ALL: [Purpose; 7] = [
+        Purpose::Field,
+        Purpose::Deterministic,
+        Purpose::Token,
+        Purpose::Quarantine,
+        Purpose::Digest,
+        Purpose::Subject,
+        Purpose::Wrap,
+    ];
+
+    /// Those that a keyset file holds, which keeps no keys of data subjects.
+    pub const OF_FILE: [Purpose; 5] = [
+        Purpose::Field,
+        Purpose::Deterministic,
+        Purpose::Token,
+        Purpose::Quarantine,
+        Purpose::Digest,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Purpose::Field => "field",
+            Purpose::Deterministic => "deterministic",
             Purpose::Token => "token",
             Purpose::Quarantine => "quarantine",
             Purpose::Digest => "digest",
+            Purpose::Subject => "subject",
+            Purpose::Wrap => "wrap",
         }
     }
 }
@@ -77,10 +106,60 @@ pub struct DataKey {
 /// Why a key could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    #[error("the keyset has no primary key for the purpose `{}`: run `veilstream keys init`", .0.name())]
+    #[error(
+        "there is no primary key of the purpose `{name}`: make one with `veilstream keys rotate {name}`",
+        name = .0.name()
+    )]
     NoPrimary(Purpose),
-    #[error("the keyset has no enabled key {0} version {1}")]
+    #[error("there is no enabled key {0} version {1}")]
     Unknown(KeyId, u32),
+    #[error(
+        "`encrypt: {{ scope: subject }}` needs a `key_store` in worker.yaml: a keyset file holds no keys of data subjects"
+    )]
+    NoStore,
+    #[error("`encrypt: {{ scope: subject }}` needs the path of the data subject: `subject`")]
+    NoSubject,
+    /// The store or what it stands on is away: it may be back.
+    #[error("the key store: {0}")]
+    Away(String),
+    #[error("the key store: {0}")]
+    Store(String),
+}
+
+impl KeyError {
+    /// To wait may help.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, KeyError::Away(_))
+    }
+}
+
+/// A data subject as the key store knows it: a keyed digest, which names no one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubjectId(pub [u8; 16]);
+
+impl SubjectId {
+    /// Of a subject in the digester's population.
+    pub fn new(digester: &Digester, subject: &str) -> SubjectId {
+        let digest = digester.digest(subject.as_bytes());
+        let mut id = [0; 16];
+        id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        SubjectId(id)
+    }
+}
+
+impl fmt::Debug for SubjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("subject ")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The keys of a batch's subjects.
+#[derive(Default)]
+pub struct SubjectKeys {
+    pub keys: HashMap<SubjectId, Arc<SealKey>>,
+    /// How many of them were at hand.
+    pub cached: usize,
 }
 
 /// Where keys come from.
@@ -90,4 +169,26 @@ pub trait KeySource: Send + Sync {
 
     /// The key that an old value names.
     fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError>;
+
+    /// Whether it holds a key of each data subject.
+    fn has_subjects(&self) -> bool {
+        false
+    }
+
+    /// The keys of subjects, made for those that are new. It may wait for a database, and asks it once at most.
+    fn subjects(&self, wanted: &[SubjectId]) -> Result<SubjectKeys, KeyError> {
+        match wanted {
+            [] => Ok(SubjectKeys::default()),
+            _ => Err(KeyError::NoStore),
+        }
+    }
+
+    /// Counts values that a key has sealed, where that is kept.
+    fn used(&self, _id: KeyId, _version: u32, _uses: u64) {}
+
+    /// Makes new primary keys where one has sealed as many values as it may; true where other keys are in force than
+    /// were read.
+    fn renew(&self) -> Result<bool, KeyError> {
+        Ok(false)
+    }
 }

@@ -15,7 +15,7 @@ impl<T: Zeroize> Secret<T> {
         &self.0
     }
 
-    pub(super) fn expose_mut(&mut self) -> &mut T {
+    pub(crate) fn expose_mut(&mut self) -> &mut T {
         &mut self.0
     }
 }

@@ -1,4 +1,4 @@
-//! The keyset file: JSON, readable by its owner alone. `veilstream keys init` makes one.
+//! The keys of the whole deployment, by purpose and version; and the keyset file: JSON, readable by its owner alone.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -23,6 +23,37 @@ pub enum Status {
     Enabled,
     /// Nothing opens, for now.
     Disabled,
+    /// Nothing opens, for ever: the key is gone.
+    Destroyed,
+}
+
+impl Status {
+    pub const ALL: [Status; 4] =
+        [Status::Primary, Status::Enabled, Status::Disabled, Status::Destroyed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Primary => "primary",
+            Status::Enabled => "enabled",
+            Status::Disabled => "disabled",
+            Status::Destroyed => "destroyed",
+        }
+    }
+}
+
+/// Why a key is not changed as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("there is no key {0} version {1}")]
+    Unknown(KeyId, u32),
+    #[error("{0} version {1} is the primary key: rotate its purpose first")]
+    Primary(KeyId, u32),
+    #[error("{0} version {1} is destroyed: it does not come back")]
+    Destroyed(KeyId, u32),
+    #[error(
+        "the `subject` key does not rotate: data subjects are found by it, and under another none would be"
+    )]
+    Fixed,
 }
 
 /// What is wrong with a keyset file. No key is ever part of it.
@@ -51,10 +82,48 @@ fn others(owner: u32, user: u32) -> u32 {
     if owner == 0 && user != 0 { 0o037 } else { 0o077 }
 }
 
-/// The keys of one file.
+/// One version of a key.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub purpose: Purpose,
+    pub status: Status,
+    pub id: KeyId,
+    pub version: u32,
+    /// None where it is destroyed.
+    pub secret: Option<Secret<[u8; 32]>>,
+}
+
+impl Key {
+    /// A fresh primary key from the operating system's generator.
+    fn fresh(purpose: Purpose, id: KeyId, version: u32) -> Key {
+        let secret = Some(random_secret());
+        Key { purpose, status: Status::Primary, id, version, secret }
+    }
+
+    pub fn data_key(&self) -> Option<DataKey> {
+        let secret = self.secret.clone()?;
+        Some(DataKey { id: self.id, version: self.version, secret })
+    }
+}
+
+pub(super) fn random_id() -> KeyId {
+    let mut id = [0; 16];
+    rand::Rng::fill_bytes(&mut rand::rng(), &mut id);
+    KeyId(id)
+}
+
+pub(super) fn random_secret() -> Secret<[u8; 32]> {
+    let mut bytes = [0; 32];
+    rand::Rng::fill_bytes(&mut rand::rng(), &mut bytes);
+    let secret = Secret::new(bytes);
+    bytes.zeroize();
+    secret
+}
+
+/// The keys of a deployment but those of its data subjects.
 #[derive(Debug, Clone, Default)]
 pub struct Keyset {
-    keys: Vec<(Purpose, Status, DataKey)>,
+    pub keys: Vec<Key>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,6 +141,8 @@ struct Entry {
     purpose: Purpose,
     version: u32,
     status: Status,
+    /// Empty where it is destroyed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     key: String,
 }
 
@@ -82,18 +153,48 @@ impl Drop for Entry {
 }
 
 impl Keyset {
-    /// Fresh keys from the operating system's generator, one for each purpose.
+    /// Fresh keys, one for each purpose of a keyset file.
     pub fn generate() -> Keyset {
-        let keys = Purpose::ALL.map(|purpose| {
-            let mut id = [0; 16];
-            let mut secret = [0; 32];
-            rand::Rng::fill_bytes(&mut rand::rng(), &mut id);
-            rand::Rng::fill_bytes(&mut rand::rng(), &mut secret);
-            let key = DataKey { id: KeyId(id), version: 1, secret: Secret::new(secret) };
-            secret.zeroize();
-            (purpose, Status::Primary, key)
-        });
-        Keyset { keys: keys.into() }
+        Keyset::of(&Purpose::OF_FILE)
+    }
+
+    /// Fresh keys, one for each purpose.
+    pub fn of(purposes: &[Purpose]) -> Keyset {
+        Keyset { keys: purposes.iter().map(|one| Key::fresh(*one, random_id(), 1)).collect() }
+    }
+
+    /// A new primary key; the old one still opens what it sealed. The first of its purpose, where there is none.
+    pub fn rotate(&mut self, purpose: Purpose) -> Result<&Key, ChangeError> {
+        let of = |key: &&mut Key| key.purpose == purpose;
+        let newest =
+            self.keys.iter().filter(|key| key.purpose == purpose).max_by_key(|key| key.version);
+        let (id, version) = newest.map_or((random_id(), 1), |key| (key.id, key.version + 1));
+        if purpose == Purpose::Subject && version > 1 {
+            return Err(ChangeError::Fixed);
+        }
+        for key in self.keys.iter_mut().filter(of).filter(|key| key.status == Status::Primary) {
+            key.status = Status::Enabled;
+        }
+        self.keys.push(Key::fresh(purpose, id, version));
+        self.keys.last().ok_or(ChangeError::Fixed)
+    }
+
+    /// Gives a version that is not primary another status.
+    pub fn set(&mut self, id: KeyId, version: u32, status: Status) -> Result<&Key, ChangeError> {
+        let found = self.keys.iter_mut().find(|key| (key.id, key.version) == (id, version));
+        let key = found.ok_or(ChangeError::Unknown(id, version))?;
+        match (key.status, status) {
+            (Status::Primary, _) => return Err(ChangeError::Primary(id, version)),
+            (Status::Destroyed, to) if to != Status::Destroyed => {
+                return Err(ChangeError::Destroyed(id, version));
+            }
+            _ => {}
+        }
+        key.status = status;
+        if status == Status::Destroyed {
+            key.secret = None;
+        }
+        Ok(key)
     }
 
     /// Reads a keyset, and refuses one that others can read.
@@ -133,18 +234,38 @@ impl Keyset {
         written.map_err(write)
     }
 
-    /// What is in it, without the keys themselves.
-    pub fn entries(&self) -> impl Iterator<Item = (Purpose, Status, KeyId, u32)> {
-        self.keys.iter().map(|(purpose, status, key)| (*purpose, *status, key.id, key.version))
+    /// Writes it in place of the file it was read from: whole or not at all.
+    pub fn replace(&self, path: &Path) -> Result<(), KeysetError> {
+        let write = |error| KeysetError::Write { path: path.into(), error };
+        let metadata = fs::metadata(path).map_err(write)?;
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        // What a crash left of an earlier one.
+        let _ = fs::remove_file(&new);
+        self.create(&new)?;
+        let ours = fs::metadata(&new).map_err(write)?;
+        if (metadata.uid(), metadata.gid()) != (ours.uid(), ours.gid()) {
+            std::os::unix::fs::chown(&new, Some(metadata.uid()), Some(metadata.gid()))
+                .map_err(write)?;
+        }
+        fs::set_permissions(&new, metadata.permissions()).map_err(write)?;
+        fs::rename(&new, path).map_err(write)?;
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(write)
     }
 
     fn print(&self) -> String {
-        let entries = self.keys.iter().map(|(purpose, status, key)| Entry {
+        let text = |secret: &Secret<[u8; 32]>| STANDARD.encode_to_string(secret.expose());
+        let entries = self.keys.iter().map(|key| Entry {
             id: key.id.to_string(),
-            purpose: *purpose,
+            purpose: key.purpose,
             version: key.version,
-            status: *status,
-            key: STANDARD.encode_to_string(key.secret.expose()),
+            status: key.status,
+            key: key.secret.as_ref().map(text).unwrap_or_default(),
         });
         let file = File { format: FORMAT.into(), version: 1, keys: entries.collect() };
         // Strings and numbers alone: they always serialize.
@@ -161,27 +282,30 @@ impl Keyset {
         if file.format != FORMAT || file.version != 1 {
             return Err(format!("expected `format` {FORMAT} and `version` 1"));
         }
-        let mut keys: Vec<(Purpose, Status, DataKey)> = Vec::new();
+        let mut keys: Vec<Key> = Vec::new();
         for (number, entry) in file.keys.iter().enumerate() {
             let of = |what: &str| format!("key number {}: {what}", number + 1);
             let id = entry.id.parse().map_err(|()| of("`id` is not 32 hexadecimal digits"))?;
-            let mut bytes =
-                STANDARD.decode_to_vec(&entry.key).map_err(|_| of("`key` is not base64"))?;
-            let secret: Result<[u8; 32], _> = bytes.as_slice().try_into();
-            bytes.zeroize();
-            let secret = secret.map_err(|_| of("`key` is not 32 bytes"))?;
-            let key = DataKey { id, version: entry.version, secret: Secret::new(secret) };
-            if keys.iter().any(|(_, _, other)| (other.id, other.version) == (id, entry.version)) {
+            let secret = match entry.status {
+                Status::Destroyed => None,
+                _ => {
+                    let mut bytes = STANDARD
+                        .decode_to_vec(&entry.key)
+                        .map_err(|_| of("`key` is not base64"))?;
+                    let secret: Result<[u8; 32], _> = bytes.as_slice().try_into();
+                    bytes.zeroize();
+                    Some(Secret::new(secret.map_err(|_| of("`key` is not 32 bytes"))?))
+                }
+            };
+            let Entry { purpose, version, status, .. } = *entry;
+            if keys.iter().any(|other| (other.id, other.version) == (id, version)) {
                 return Err(of("the same id and version as another"));
             }
-            let primary = |status| status == Status::Primary;
-            let twice = keys
-                .iter()
-                .any(|(purpose, status, _)| *purpose == entry.purpose && primary(*status));
-            if primary(entry.status) && twice {
+            let twice = |other: &Key| other.purpose == purpose && other.status == Status::Primary;
+            if status == Status::Primary && keys.iter().any(twice) {
                 return Err(of("a second primary key of its purpose"));
             }
-            keys.push((entry.purpose, entry.status, key));
+            keys.push(Key { purpose, status, id, version, secret });
         }
         Ok(Keyset { keys })
     }
@@ -191,18 +315,16 @@ impl KeySource for Keyset {
     fn primary(&self, purpose: Purpose) -> Result<DataKey, KeyError> {
         self.keys
             .iter()
-            .find(|(of, status, _)| *of == purpose && *status == Status::Primary)
-            .map(|(_, _, key)| key.clone())
+            .find(|key| key.purpose == purpose && key.status == Status::Primary)
+            .and_then(Key::data_key)
             .ok_or(KeyError::NoPrimary(purpose))
     }
 
     fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError> {
         self.keys
             .iter()
-            .find(|(_, status, key)| {
-                (key.id, key.version) == (id, version) && *status != Status::Disabled
-            })
-            .map(|(_, _, key)| key.clone())
+            .find(|key| (key.id, key.version) == (id, version) && key.status != Status::Disabled)
+            .and_then(Key::data_key)
             .ok_or(KeyError::Unknown(id, version))
     }
 }
@@ -220,7 +342,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(made.create(&path), Err(KeysetError::Exists { .. })));
         let read = Keyset::load(&path).unwrap();
-        for purpose in Purpose::ALL {
+        for purpose in Purpose::OF_FILE {
             let (a, b) = (made.primary(purpose).unwrap(), read.primary(purpose).unwrap());
             assert_eq!((a.id, a.version, a.secret.expose()), (b.id, b.version, b.secret.expose()));
             assert_eq!(read.find(a.id, 1).unwrap().secret.expose(), a.secret.expose());

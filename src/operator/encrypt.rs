@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
 use super::{Arguments, Bound, Keyed, Operator, Refusal, Scratch, Site, Treatment, characters};
-use crate::crypto::ciphertext::{Algorithm, Sealer};
+use crate::crypto::ciphertext::{Algorithm, Place, Sealer};
 use crate::crypto::ff1::Ff1;
 use crate::crypto::{KeyError, KeySource, Purpose};
 use crate::json::{Value, write_string};
@@ -31,6 +31,13 @@ pub const SPEC: Spec = Spec {
             name: "mode",
             default: "randomized",
             doc: "`randomized`, `deterministic` or `fpe`; `encrypt: deterministic` is short for the second",
+        },
+        Parameter {
+            name: "scope",
+            default: "subject",
+            doc: "of `randomized`: `subject` seals under a key of the data subject's own, which an erasure destroys; it \
+                  takes a `subject` in the policy and a `key_store` in worker.yaml, and where one of them is missing, \
+                  and `scope` is not said, it is `policy`: one key for all",
         },
         Parameter {
             name: "alphabet",
@@ -67,7 +74,13 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
     Some(Treatment::Keyed(match mode {
         Some("fpe") => Arc::new(Preserve(Arc::new(Format::read(arguments)?))),
         Some("deterministic") => Arc::new(Encrypt(Algorithm::Aes256Siv)),
-        _ => Arc::new(Encrypt(Algorithm::Aes256Gcm)),
+        _ => {
+            let word = arguments.scalar("scope");
+            match arguments.one_of(word, &["subject", "policy"]) {
+                Some("policy") => Arc::new(Encrypt(Algorithm::Aes256Gcm)),
+                said => Arc::new(OfSubject { required: said.is_some() }),
+            }
+        }
     }))
 }
 
@@ -75,13 +88,53 @@ struct Encrypt(Algorithm);
 
 impl Keyed for Encrypt {
     fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError> {
-        let key = keys.primary(Purpose::Field)?;
+        let purpose = match self.0 {
+            Algorithm::Aes256Gcm => Purpose::Field,
+            Algorithm::Aes256Siv => Purpose::Deterministic,
+        };
+        let key = keys.primary(purpose)?;
         let sealer = Sealer::new(&key, self.0, site.domain, site.path);
-        Ok(Bound { operator: Arc::new(Encrypting(sealer)), key: Some(key) })
+        Ok(Bound::with_key(Encrypting(sealer), purpose, key))
     }
 
     fn spec(&self) -> Option<&'static Spec> {
         (self.0 == Algorithm::Aes256Siv).then_some(&DETERMINISTIC)
+    }
+}
+
+/// Under the key of the data subject, or, where that is not required and cannot be had, of the policy.
+struct OfSubject {
+    required: bool,
+}
+
+impl Keyed for OfSubject {
+    fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError> {
+        match (site.subject, keys.has_subjects(), self.required) {
+            (true, true, _) => {
+                let operator = Arc::new(SubjectEncrypting(Place::new(site.domain, site.path)));
+                Ok(Bound { operator, key: None, subject: true })
+            }
+            (_, _, false) => Encrypt(Algorithm::Aes256Gcm).bind(site, keys),
+            (false, _, true) => Err(KeyError::NoSubject),
+            (true, false, true) => Err(KeyError::NoStore),
+        }
+    }
+}
+
+struct SubjectEncrypting(Place);
+
+impl Operator for SubjectEncrypting {
+    fn apply(
+        &self,
+        value: &Value<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let key = scratch.subject.as_ref().ok_or(Refusal::Subject)?;
+        out.push(b'"');
+        key.seal_text(&self.0, value.text().as_bytes(), &mut scratch.bytes, out);
+        out.push(b'"');
+        Ok(())
     }
 }
 
@@ -145,11 +198,11 @@ struct Preserve(Arc<Format>);
 
 impl Keyed for Preserve {
     fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError> {
-        let key = keys.primary(Purpose::Field)?;
+        let key = keys.primary(Purpose::Deterministic)?;
         let radix = self.0.alphabet.len() as u32;
         let cipher = Ff1::at(&key, radix, site.domain, site.path);
         let operator = Preserving { format: Arc::clone(&self.0), cipher };
-        Ok(Bound { operator: Arc::new(operator), key: Some(key) })
+        Ok(Bound::with_key(operator, Purpose::Deterministic, key))
     }
 
     fn spec(&self) -> Option<&'static Spec> {
@@ -217,7 +270,7 @@ mod tests {
             ),
             (
                 "encrypt: { alphabet: digits }",
-                "the parameter `alphabet` / one of mode, for `encrypt`",
+                "the parameter `alphabet` / one of mode, scope, for `encrypt`",
             ),
         ] {
             assert_eq!(read(policy).err().as_deref(), Some(&[expected.to_owned()][..]), "{policy}");

@@ -30,7 +30,7 @@ impl Keyed for Hash {
     fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError> {
         let key = keys.primary(Purpose::Token)?;
         let digester = Digester::new(&key, "hash", site.domain);
-        Ok(Bound { operator: Arc::new(Hashing(digester)), key: Some(key) })
+        Ok(Bound::with_key(Hashing(digester), Purpose::Token, key))
     }
 }
 

@@ -23,7 +23,8 @@ pub use tokenize::Tokenizer;
 
 use std::sync::Arc;
 
-use crate::crypto::{DataKey, KeyError, KeySource};
+use crate::crypto::ciphertext::SealKey;
+use crate::crypto::{DataKey, KeyError, KeySource, Purpose};
 use crate::json::{Kind, Value};
 
 /// Every operator, in the order of the reference page.
@@ -47,12 +48,14 @@ pub fn find(name: &str) -> Option<&'static Spec> {
     SPECS.iter().copied().find(|spec| spec.name == name)
 }
 
-/// Buffers that operators may overwrite; one per rewriter.
+/// Buffers that operators may overwrite, and whose values they treat; one per rewriter.
 #[derive(Default)]
 pub struct Scratch {
     pub text: String,
     pub other: String,
     pub bytes: Vec<u8>,
+    /// The key of the data subject whose row is treated, where there is one.
+    pub subject: Option<Arc<SealKey>>,
 }
 
 /// Why an operator will not treat a value. The record goes to quarantine with this reason.
@@ -68,6 +71,8 @@ pub enum Refusal {
     NotInAlphabet,
     #[error("out_of_domain")]
     OutOfDomain,
+    #[error("subject")]
+    Subject,
 }
 
 impl Refusal {
@@ -79,6 +84,7 @@ impl Refusal {
             Refusal::NotANumber => "not_a_number",
             Refusal::NotInAlphabet => "not_in_alphabet",
             Refusal::OutOfDomain => "out_of_domain",
+            Refusal::Subject => "subject",
         }
     }
 }
@@ -102,13 +108,24 @@ pub struct Site<'a> {
     pub path: &'a str,
     /// Separates pseudonyms and ciphertexts of audiences.
     pub domain: &'a str,
+    /// The policy says whose row it is.
+    pub subject: bool,
 }
 
 /// An operator with its keys, ready to work at one site.
 pub struct Bound {
     pub operator: Arc<dyn Operator>,
     /// The key it uses, for the audit trail and the metrics.
-    pub key: Option<DataKey>,
+    pub key: Option<(Purpose, DataKey)>,
+    /// It uses the key of the data subject.
+    pub subject: bool,
+}
+
+impl Bound {
+    /// With a key of the policy.
+    pub fn with_key(operator: impl Operator + 'static, purpose: Purpose, key: DataKey) -> Bound {
+        Bound { operator: Arc::new(operator), key: Some((purpose, key)), subject: false }
+    }
 }
 
 /// What an operator's parameters come to. `Keep`, `Drop` and `Null` are known to the engine by name: they
@@ -140,7 +157,7 @@ impl Treatment {
         match self {
             Treatment::Keep | Treatment::Drop | Treatment::Null => Ok(None),
             Treatment::Plain(operator) => {
-                Ok(Some(Bound { operator: Arc::clone(operator), key: None }))
+                Ok(Some(Bound { operator: Arc::clone(operator), key: None, subject: false }))
             }
             Treatment::Keyed(keyed) => keyed.bind(site, keys).map(Some),
         }

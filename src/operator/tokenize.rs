@@ -49,7 +49,7 @@ impl Keyed for Tokenize {
     fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError> {
         let key = keys.primary(Purpose::Token)?;
         let tokenizer = Tokenizer::new(&key, site.domain, &self.prefix, self.bytes);
-        Ok(Bound { operator: Arc::new(tokenizer), key: Some(key) })
+        Ok(Bound::with_key(tokenizer, Purpose::Token, key))
     }
 }
 

@@ -75,6 +75,8 @@ impl Automaton {
         // The first number is DEAD.
         sets.number(BTreeSet::new(), String::new());
         let row = sets.number(closure(&tree, [(0, false)]), String::new());
+        let subject =
+            policy.fields.iter().position(|field| Some(&field.path) == policy.subject.as_ref());
         let mut built = Automaton { states: Vec::new(), edges: Vec::new(), row, captures };
         while let Some((set, path)) = sets.order.get(built.states.len()).cloned() {
             if sets.order.len() > MOST_STATES {
@@ -95,6 +97,7 @@ impl Automaton {
                 loops: leaf.is_some_and(|leaf| ends_in_any_depth(policy, leaf)),
                 named: nodes().any(|node| !node.loops),
                 capture: nodes().find_map(|node| node.capture),
+                subject: nodes().any(|node| node.field.is_some() && node.field == subject),
                 path: path.clone(),
                 ..State::default()
             };

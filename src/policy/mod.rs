@@ -20,5 +20,6 @@ pub use model::{
 };
 pub use path::{Path, Segment};
 pub use plan::{
-    Actions, Apply, DEAD, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId, ViewPlan,
+    Actions, Apply, DEAD, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId, SubjectPlan,
+    ViewPlan,
 };

@@ -121,6 +121,8 @@ pub struct Policy {
     pub topics: Topics,
     pub format: Format,
     pub subject: Option<Path>,
+    /// Whom the subjects are among: policies that name the same share the keys of their subjects.
+    pub population: String,
     pub unclassified: Unclassified,
     pub fields: Vec<Field>,
     pub views: Vec<View>,

@@ -172,6 +172,27 @@ impl Parser<'_> {
         }
     }
 
+    /// `subject: PATH`, or `subject: { path: PATH, population: NAME }`.
+    fn subject<'n>(&mut self, node: &'n Node) -> Option<(&'n Span, Path, Option<String>)> {
+        let (word, population) = match node {
+            Node::Mapping(map) => {
+                self.only(map, &["path", "population"], "`subject`");
+                let word = self
+                    .required(map, "path", "`path:`, the path of the data subject")
+                    .and_then(|node| self.scalar(node, "the path of the data subject"))?;
+                let population = map.get_node("population");
+                (word, population.and_then(|node| self.name(node, "the name of a population")))
+            }
+            node => (self.scalar(node, "the path of the data subject")?, None),
+        };
+        let path = self.path(word)?;
+        if !path.is_plain() {
+            let expected = "a path of names: a row is of one data subject";
+            self.at(word.span(), format!("`{path}`"), expected);
+        }
+        Some((word.span(), path, population))
+    }
+
     fn policy(&mut self, file: &FilePath, node: &Node) -> Option<Policy> {
         let map =
             self.mapping(node, "a policy: a mapping with `policy`, `source`, `fields`, `views`")?;
@@ -183,10 +204,7 @@ impl Parser<'_> {
         let source = self
             .required(map, "source", "`source:` with `topic` and `format`")
             .and_then(|node| self.source(node));
-        let subject = map
-            .get_node("subject")
-            .and_then(|node| self.scalar(node, "the path of the data subject"))
-            .and_then(|word| Some((word.span(), self.path(word)?)));
+        let subject = map.get_node("subject").and_then(|node| self.subject(node));
         let unclassified = self.choice(
             map.get_node("unclassified"),
             &[("drop", Unclassified::Drop), ("quarantine", Unclassified::Quarantine)],
@@ -196,7 +214,7 @@ impl Parser<'_> {
             .required(map, "fields", "`fields:` that says of each path what it is")
             .map(|node| self.fields(node))
             .unwrap_or_default();
-        if let Some((span, subject)) = &subject
+        if let Some((span, subject, _)) = &subject
             && !fields.iter().any(|(_, field)| field.path == *subject)
         {
             self.at(span, format!("`{subject}`"), "a path that stands in `fields`");
@@ -206,10 +224,15 @@ impl Parser<'_> {
             .required(map, "views", "`views:` with an audience or more")
             .map(|node| self.views(file, node, &shared, &fields))
             .unwrap_or_default();
-        let subject = subject.map(|(_, path)| path);
         let (topics, format) = source?;
+        let name = name?;
+        let (subject, population) = match subject {
+            Some((_, path, population)) => (Some(path), population),
+            None => (None, None),
+        };
         let policy = Policy {
-            name: name?,
+            population: population.unwrap_or_else(|| name.clone()),
+            name,
             version,
             digest: self
                 .digest

@@ -31,6 +31,20 @@ impl Segment {
 pub struct Path(pub Vec<Segment>);
 
 impl Path {
+    /// It is made of names alone: it leads to one value of a row.
+    pub fn is_plain(&self) -> bool {
+        self.0.iter().all(|segment| matches!(segment, Segment::Name(_)))
+    }
+
+    /// The names of a plain path.
+    pub fn names(&self) -> Vec<String> {
+        let name = |segment: &Segment| match segment {
+            Segment::Name(name) => Some(name.clone()),
+            _ => None,
+        };
+        self.0.iter().filter_map(name).collect()
+    }
+
     /// A dot separates names; `\` before a dot, bracket, star or backslash makes it part of the name.
     /// The error says what was expected.
     pub fn parse(text: &str) -> Result<Path, String> {

@@ -10,7 +10,7 @@ use super::condition::Condition;
 use super::model::*;
 use super::parse::chosen_for;
 use crate::crypto::mac::Digester;
-use crate::crypto::{KeyError, KeyId, KeySource, Purpose};
+use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose, SubjectId};
 use crate::event::debezium::Part;
 use crate::json::Probe;
 use crate::operator::{Operator, Site, Takes, Tokenizer, Treatment};
@@ -63,6 +63,8 @@ pub struct State {
     pub keeps_name: u64,
     /// `where` reads the value: its index in [`Plan::captures`].
     pub capture: Option<usize>,
+    /// It says whose row it is, and keys are taken by it.
+    pub subject: bool,
     /// The envelope's, not the row's.
     pub role: Role,
     /// The way here, in names that the policy knows.
@@ -131,6 +133,19 @@ pub struct ViewPlan {
     pub headers: Vec<String>,
 }
 
+/// How rows say whose they are.
+pub struct SubjectPlan {
+    /// The names that lead to it.
+    pub path: Vec<String>,
+    digester: Digester,
+}
+
+impl SubjectPlan {
+    pub fn identify(&self, subject: &str) -> SubjectId {
+        SubjectId::new(&self.digester, subject)
+    }
+}
+
 /// Why a valid policy could not be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -145,6 +160,7 @@ pub enum PlanError {
 /// A key that the plan works with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyUse {
+    pub purpose: Purpose,
     pub id: KeyId,
     pub version: u32,
 }
@@ -157,6 +173,8 @@ pub struct Plan {
     pub views: Vec<ViewPlan>,
     pub classes: Vec<String>,
     pub keys: Vec<KeyUse>,
+    /// Where values are encrypted under keys of data subjects.
+    pub subject: Option<SubjectPlan>,
     /// Top-level fields that conditions read.
     pub captures: Vec<String>,
     /// Where a row begins.
@@ -192,6 +210,7 @@ impl Plan {
             views: Vec::new(),
             classes,
             keys: Vec::new(),
+            subject: None,
             captures: automaton.captures,
             row: automaton.row,
             envelope,
@@ -211,6 +230,9 @@ impl Plan {
         for field in 0..policy.fields.len() {
             let leaf = plan.compile_leaf(field, keys).map_err(of)?;
             plan.leaves.push(leaf);
+        }
+        if plan.subject.is_none() {
+            plan.states.iter_mut().for_each(|state| state.subject = false);
         }
         plan.find_passes();
         plan.find_names(keys).map_err(of)?;
@@ -321,9 +343,17 @@ impl Plan {
                 Treatment::Plain(_) | Treatment::Keyed(_) => {
                     let domain =
                         chosen.domain.clone().unwrap_or_else(|| policy.domain(view, class));
-                    let site = Site { path: &place, domain: &domain };
+                    let subject = policy.subject.is_some();
+                    let site = Site { path: &place, domain: &domain, subject };
                     let Some(bound) = chosen.treatment.bind(site, keys)? else { continue };
-                    let key = bound.key.map(|key| self.key_index(key.id, key.version));
+                    if bound.subject && self.subject.is_none() {
+                        let key = keys.primary(Purpose::Subject)?;
+                        self.subject = policy.subject.as_ref().map(|subject| SubjectPlan {
+                            path: subject.names(),
+                            digester: Digester::new(&key, "subject", &policy.population),
+                        });
+                    }
+                    let key = bound.key.map(|(purpose, key)| self.key_index(purpose, &key));
                     // A keyed digest costs more than to remember it.
                     let memo = (key.is_some() && chosen.spec.deterministic).then_some(self.memos);
                     self.memos += usize::from(memo.is_some());
@@ -349,8 +379,8 @@ impl Plan {
         Ok(leaf)
     }
 
-    fn key_index(&mut self, id: KeyId, version: u32) -> usize {
-        let wanted = KeyUse { id, version };
+    fn key_index(&mut self, purpose: Purpose, key: &DataKey) -> usize {
+        let wanted = KeyUse { purpose, id: key.id, version: key.version };
         match self.keys.iter().position(|key| *key == wanted) {
             Some(at) => at,
             None => {
@@ -398,7 +428,7 @@ impl Plan {
             .any(|to| kept.get(to.0 as usize).is_some_and(|kept| *kept != all));
         if tokens {
             let key = keys.primary(Purpose::Token)?;
-            self.key_index(key.id, key.version);
+            self.key_index(Purpose::Token, &key);
         }
         for (state, kept) in self.states.iter_mut().zip(kept) {
             state.keeps_name = kept;
@@ -411,7 +441,7 @@ impl Plan {
     fn find_passes(&mut self) {
         let all = self.all_views();
         let kept = |state: &State| match state.leaf.and_then(|id| self.leaves.get(id.0 as usize)) {
-            Some(leaf) if state.capture.is_none() => leaf.values.keep,
+            Some(leaf) if state.capture.is_none() && !state.subject => leaf.values.keep,
             _ => 0,
         };
         let kept: Vec<u64> = self.states.iter().map(kept).collect();
@@ -437,7 +467,8 @@ impl Plan {
         for edge in &mut self.edges {
             if let Some(to) = self.states.get(edge.to.0 as usize) {
                 let positional = to.role == Role::Positional;
-                edge.usual = positional || to.leaf.is_some() && to.capture.is_none();
+                let looked_at = to.capture.is_some() || to.subject;
+                edge.usual = positional || to.leaf.is_some() && !looked_at;
                 edge.passes = if positional { all } else { to.passes };
                 edge.leaf = to.leaf;
             }

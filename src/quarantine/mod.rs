@@ -209,6 +209,7 @@ mod tests {
             key: Some(b"\xffk"),
             value: Some(b"{broken"),
             headers: &[("h", Some(b"v")), ("n", None)],
+            ..RawRecord::default()
         };
         let failure = Failure::new(Stage::Decode, Reason::InvalidJson);
         let sealed =
@@ -227,7 +228,7 @@ mod tests {
     fn the_account_of_a_large_record_is_small_and_says_nothing() {
         let keys = Keyset::generate();
         let value = vec![b'x'; 100_000];
-        let record = RawRecord { key: None, value: Some(&value), headers: &[] };
+        let record = RawRecord { value: Some(&value), ..RawRecord::default() };
         let failure = Failure::new(Stage::Publish, Reason::TooLarge);
         let account = Sealing::new(&keys).unwrap().account(&record, &from(), &failure, "p@1#0");
         assert!(account.size() < 600);

@@ -131,7 +131,7 @@ fn part(
                 Part::Before => (Image::Before, &mut found.before),
                 _ => (Image::After, &mut found.after),
             };
-            walk.image = image;
+            walk.enter(image);
             *met = if kind == Kind::Null { Met::Null } else { Met::Row };
             match (form, kind) {
                 (_, Kind::Null) => Ok(frame.scan.pass(kind, spot.depth)?),

@@ -50,6 +50,8 @@ pub enum Reason {
     NotInAlphabet,
     /// Format-preserving encryption met a text that is too short or too long.
     OutOfDomain,
+    /// Whose row it is cannot be told, so there is no key to encrypt under.
+    Subject,
     /// The sanitized record is larger than its topic takes.
     TooLarge,
     /// The topic is compacted, and the sanitized record has no key.
@@ -65,7 +67,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Reason::InvalidUtf8,
         Reason::InvalidJson,
         Reason::TooDeep,
@@ -80,6 +82,7 @@ impl Reason {
         Reason::NotANumber,
         Reason::NotInAlphabet,
         Reason::OutOfDomain,
+        Reason::Subject,
         Reason::TooLarge,
         Reason::NoKey,
         Reason::Refused,
@@ -104,6 +107,7 @@ impl Reason {
             Reason::NotANumber => "not_a_number",
             Reason::NotInAlphabet => "not_in_alphabet",
             Reason::OutOfDomain => "out_of_domain",
+            Reason::Subject => "subject",
             Reason::TooLarge => "too_large",
             Reason::NoKey => "no_key",
             Reason::Refused => "refused",
@@ -141,6 +145,9 @@ impl Reason {
             Reason::OutOfDomain => {
                 "`encrypt: { mode: fpe }` takes texts of which a million or more are possible, up to 512 characters"
             }
+            Reason::Subject => {
+                "the data subject is missing, stands there twice, or is no string or number: there is no key to encrypt under"
+            }
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
             Reason::Refused => {
                 "the broker refuses it: look at the topic's size and timestamp limits"
@@ -163,6 +170,7 @@ impl From<Refusal> for Reason {
             Refusal::NotANumber => Reason::NotANumber,
             Refusal::NotInAlphabet => Reason::NotInAlphabet,
             Refusal::OutOfDomain => Reason::OutOfDomain,
+            Refusal::Subject => Reason::Subject,
         }
     }
 }

@@ -7,16 +7,20 @@ mod decide;
 mod failure;
 mod sanitized;
 mod schema;
+mod subject;
 mod tally;
 mod track;
 mod walk;
 
 pub use failure::{Failure, Reason, Stage};
 pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized, TraceParent};
+pub use subject::Images;
 pub use tally::Tally;
 
 use std::sync::Arc;
 
+use crate::crypto::SubjectId;
+use crate::crypto::ciphertext::SealKey;
 use crate::json::{Bounds, Scanner};
 use crate::policy::{Format, KeyRule, Plan};
 use debezium::{Envelope, Form};
@@ -36,12 +40,15 @@ pub const HEADER_FRAME: usize = 10;
 /// The name and value of a record header.
 pub type Header<'a> = (&'a str, Option<&'a [u8]>);
 
-/// A record as it came from the source topic. It has no `Debug`: it is customer data.
+/// A record as it came from the source topic, with the keys of those it is about. It has no `Debug`: it is customer
+/// data.
 #[derive(Clone, Copy, Default)]
 pub struct RawRecord<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub headers: &'a [Header<'a>],
+    /// Whose rows its images are, as [`Rewriter::subjects`] says; none where the plan does not ask for it.
+    pub subjects: Images<&'a Arc<SealKey>>,
 }
 
 /// A plan at work, with its buffers. One for each lane and source.
@@ -98,6 +105,13 @@ impl Rewriter {
         std::mem::take(&mut self.memory.discovered)
     }
 
+    /// Whose rows the images of a value are, where the plan encrypts under keys of data subjects: their keys are to
+    /// be had before the record is rewritten.
+    pub fn subjects(&mut self, value: Option<&[u8]>) -> Images<SubjectId> {
+        let Rewriter { plan, bounds, memory, .. } = self;
+        subject::find(plan, *bounds, &mut memory.scratch.other, value.unwrap_or_default())
+    }
+
     /// Sanitizes one record for all views.
     pub fn rewrite<'r>(&'r mut self, record: &RawRecord<'r>) -> Result<Rewritten<'r>, Failure> {
         self.sanitize(record)?;
@@ -107,6 +121,7 @@ impl Rewriter {
     fn sanitize(&mut self, record: &RawRecord<'_>) -> Result<(), Failure> {
         self.dispositions.clear();
         self.memory.unclassified = 0;
+        self.memory.begin(record.subjects);
         self.key(record.key)?;
         // The key's fields are the row's again: they count once, and decide nothing.
         self.memory.journal.clear();
@@ -166,6 +181,7 @@ impl Rewriter {
             return Err(no_object(text, *bounds));
         }
         let mut walk = Walk { plan, memory, side: Side::Value, image: Image::After };
+        walk.enter(Image::After);
         walk.object(&mut frame, plan.row, plan.all_views(), 0)?;
         frame.scan.end()?;
         frame.finish();

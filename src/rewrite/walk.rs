@@ -1,11 +1,14 @@
 //! The single pass over a row: each value meets its state once, for all views.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
 use super::failure::{Failure, Reason, Stage};
+use super::subject::Images;
 use super::track::{Frame, Place};
+use crate::crypto::ciphertext::SealKey;
 use crate::event::debezium::UNAVAILABLE;
 use crate::json::{Kind, Scanner, Value};
 use crate::operator::{Refusal, Scratch};
@@ -55,6 +58,10 @@ pub struct Memory {
     /// The leaves met in this event.
     pub journal: Vec<LeafId>,
     pub captured: Vec<Captured>,
+    /// Keys of the subjects of this event's images.
+    subjects: Images<Arc<SealKey>>,
+    /// How often the image in work has said whose it is.
+    told: u32,
     /// Unclassified values met in this event.
     pub unclassified: u64,
     /// Paths of unclassified fields that were never met before.
@@ -112,7 +119,22 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// An event begins: no key of the last one is left.
+    pub fn begin(&mut self, subjects: Images<&Arc<SealKey>>) {
+        self.scratch.subject = None;
+        self.subjects = subjects.map(Arc::clone);
+    }
+}
+
 impl<'p> Walk<'p> {
+    /// An image of the row begins.
+    pub fn enter(&mut self, image: Image) {
+        self.image = image;
+        self.memory.told = 0;
+        self.memory.scratch.subject = self.memory.subjects.of(image).cloned();
+    }
+
     fn actions(&self, leaf: LeafId) -> &'p Actions {
         static NONE: std::sync::LazyLock<Actions> = std::sync::LazyLock::new(Actions::default);
         match (self.plan.leaf(leaf), self.side) {
@@ -398,6 +420,13 @@ impl<'p> Walk<'p> {
                 self.unclassified(frame, spot)?;
                 frame.skip(spot.mask, spot.place);
                 frame.scan.pass(kind, spot.depth)?;
+            }
+        }
+        if state.subject && self.side == Side::Value {
+            self.memory.told += 1;
+            // Its key is that of the first: the second may be another person.
+            if self.memory.told > 1 {
+                return Err(self.fail(Reason::Subject, state));
             }
         }
         if let Some(capture) = state.capture {

@@ -26,6 +26,7 @@ pub struct Metrics {
     pub policy: IntGaugeVec,
     pub reloads: IntCounterVec,
     pub key_uses: IntCounterVec,
+    pub subject_keys: IntCounterVec,
     pub restarts: IntCounterVec,
     pub ready: IntGaugeVec,
     pub audit_events: IntCounterVec,
@@ -120,7 +121,7 @@ impl Metrics {
             )?,
             stages: histogram(
                 "stage_seconds",
-                "Time of a batch in each stage: gather, transform, commit",
+                "Time of a batch in each stage: gather, keys (a part of transform), transform, commit",
                 &["stage"],
                 &seconds,
             )?,
@@ -152,7 +153,16 @@ impl Metrics {
                 &["policy", "version", "digest"],
             )?,
             reloads: counter("policy_reloads_total", "Reloads: applied, refused", &["outcome"])?,
-            key_uses: counter("key_uses_total", "Fields treated under a key", &["key", "version"])?,
+            key_uses: counter(
+                "key_uses_total",
+                "Fields treated under a key of the deployment",
+                &["purpose", "key", "version"],
+            )?,
+            subject_keys: counter(
+                "subject_keys_total",
+                "Keys of data subjects that batches asked for: cached, read from the store",
+                &["found"],
+            )?,
             restarts: counter(
                 "lane_restarts_total",
                 "Times that a lane began anew after an error",
@@ -192,6 +202,9 @@ impl Metrics {
         // A rate needs to have seen the 0 before the first.
         for outcome in ["sent", "failed"] {
             metrics.trace_exports.with_label_values(&[outcome]);
+        }
+        for found in ["cached", "read"] {
+            metrics.subject_keys.with_label_values(&[found]);
         }
         for outcome in ["committed", "aborted"] {
             metrics.transactions.with_label_values(&[outcome]);

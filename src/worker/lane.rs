@@ -144,7 +144,11 @@ impl LaneError {
 
     pub fn is_configuration(&self) -> bool {
         let settings = matches!(self, LaneError::Source(SourceError::Settings(_)));
-        settings || matches!(self, LaneError::Sink(SinkError::Settings(_)) | LaneError::Key(_))
+        match self {
+            LaneError::Sink(SinkError::Settings(_)) => true,
+            LaneError::Key(error) => !error.is_passing(),
+            _ => settings,
+        }
     }
 }
 
@@ -357,7 +361,8 @@ impl Lane {
                         LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {
                             pause = Duration::ZERO;
                         }
-                        LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_)) => {
+                        LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_))
+                        | LaneError::Key(KeyError::Away(_)) => {
                             pause = backoff(aborts);
                             aborts += 1;
                             let pause_ms = pause.as_millis() as u64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, ConfigError};
 use crate::crypto::{KeyError, KeySource};
-use crate::keys::{Keyset, KeysetError};
+use crate::keys::{self, KeysError};
 use crate::policy::{Diagnostics, Plan, PlanError, Policy, Topics, conflicts};
 use crate::quarantine::Sealing;
 
@@ -15,7 +15,7 @@ pub enum LoadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Keys(#[from] KeysetError),
+    Keys(#[from] KeysError),
     #[error("{0}")]
     Policies(Diagnostics),
     #[error(transparent)]
@@ -52,7 +52,7 @@ enum Source {
 impl Plans {
     /// Reads the keyset and all policies; every mistake of every policy is reported at once.
     pub fn load(config: &Config) -> Result<Plans, LoadError> {
-        let keys: Arc<dyn KeySource> = Arc::new(Keyset::load(&config.folder.join(&config.keys))?);
+        let keys = keys::open(config)?;
         let policies = policies(config)?;
         let files = policies.iter().flat_map(|policy| policy.files.clone()).collect();
         let mut plans = Vec::new();

@@ -17,6 +17,8 @@ use crate::config::{Config, ConfigError, SecretText};
 use crate::kafka::{ClientSettings, Connection};
 use crate::telemetry::{self, Health, Metrics, Remote, RemoteError, Traces, TracesError};
 
+/// How often it is looked whether other keys are in force.
+const KEYS: Duration = Duration::from_secs(5);
 /// How often lag and outages are looked at.
 const TICK: Duration = Duration::from_secs(2);
 
@@ -156,6 +158,7 @@ impl Worker {
         let mut served = Watch::new(&self.remote_files());
         let mut tick = tokio::time::interval(TICK);
         let mut shown = Shown::default();
+        let mut keys = self.watch_keys();
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -165,6 +168,7 @@ impl Worker {
                     self.renew().await;
                 }
                 () = served.changed() => self.renew().await,
+                Some(()) = keys.recv() => self.reload(Cause::Asked, &mut watch),
                 () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
                 _ = tick.tick() => {
                     shown.update(&self.connections, &self.shared.metrics);
@@ -177,6 +181,29 @@ impl Worker {
             }
         }
         self.stop().await
+    }
+
+    /// Tells when other keys are in force.
+    fn watch_keys(&self) -> tokio::sync::mpsc::Receiver<()> {
+        let (tell, told) = tokio::sync::mpsc::channel(1);
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(KEYS).await;
+                let keys = Arc::clone(&shared.plans().keys);
+                match tokio::task::spawn_blocking(move || keys.renew()).await {
+                    Ok(Ok(false)) => {}
+                    Ok(Ok(true)) => {
+                        if tell.send(()).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(Err(error)) => tracing::warn!("keys are not looked after: {error}"),
+                    Err(_) => return,
+                }
+            }
+        });
+        told
     }
 
     /// Replaces keys and all policies, or nothing.

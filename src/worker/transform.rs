@@ -13,11 +13,11 @@ use super::plans::{Claim, Plans};
 use super::topics::{Takes, Topics};
 use crate::audit::{Auditor, Change, Mark, Quarantined};
 use crate::config::Oversize;
-use crate::crypto::KeyError;
+use crate::crypto::{KeyError, SubjectId, SubjectKeys};
 use crate::kafka::{Positions, Sink, SourceRecord};
 use crate::policy::{Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
-use crate::rewrite::{Failure, RawRecord, Reason, Rewriter, Rewritten, Stage};
+use crate::rewrite::{Failure, Images, RawRecord, Reason, Rewriter, Rewritten, Stage};
 use crate::telemetry::Transaction;
 
 /// After so many records the time is looked at.
@@ -69,6 +69,8 @@ pub struct Transform<'l> {
     audited: BTreeMap<&'static str, u64>,
     /// A batch that takes longer, as with a rate limit, is committed in parts.
     pub budget: Duration,
+    /// The keys of those whom the batch is about.
+    subjects: SubjectKeys,
     /// The spans of the transaction, where it has any.
     pub trace: Option<Transaction>,
 }
@@ -99,6 +101,7 @@ impl<'l> Transform<'l> {
             auditor,
             budget: Duration::MAX,
             trace: None,
+            subjects: SubjectKeys::default(),
         })
     }
 
@@ -121,13 +124,15 @@ impl<'l> Transform<'l> {
         let began = Instant::now();
         self.mark = self.auditor.mark();
         self.audited.clear();
+        // What waits for a database does so while no transaction is open.
+        let subjects = self.subjects(batch)?;
         self.sink.begin()?;
         let mut records = 0;
-        for record in batch {
+        for (at, record) in batch.iter().enumerate() {
             if records % GLANCE == 0 && records > 0 && began.elapsed() > self.budget {
                 break;
             }
-            self.record(record, refused)?;
+            self.record(record, subjects.get(at).copied().unwrap_or_default(), refused)?;
             records += 1;
         }
         let mut positions = Positions::default();
@@ -160,8 +165,15 @@ impl<'l> Transform<'l> {
             let metric = &self.lane.shared.metrics.audit_events;
             metric.with_label_values(&[kind]).inc_by(events);
         }
+        for key in std::mem::take(&mut self.subjects).keys.into_values() {
+            let (uses, (id, version)) = (key.take_uses(), key.name());
+            if uses > 0 {
+                self.plans.keys.used(id, version, uses);
+            }
+        }
         for work in self.works.values_mut() {
-            work.account.publish(work.rewriter.plan(), &self.lane.shared.metrics);
+            let keys = self.plans.keys.as_ref();
+            work.account.publish(work.rewriter.plan(), keys, &self.lane.shared.metrics);
             work.account = TopicAccount::new(&work.account.topic, work.rewriter.plan());
         }
     }
@@ -173,24 +185,69 @@ impl<'l> Transform<'l> {
         Ok(self.sink.abort()?)
     }
 
+    /// Makes sure that a topic is at work.
+    fn work(&mut self, topic: &str) -> Result<(), LaneError> {
+        if self.works.contains_key(topic) {
+            return Ok(());
+        }
+        let shared = &self.lane.shared;
+        let plan = match self.plans.of_topic(topic) {
+            Claim::One(plan) => plan,
+            Claim::None => return Err(LaneError::NoPolicy(topic.to_owned())),
+            Claim::Many => return Err(LaneError::ManyPolicies(topic.to_owned())),
+        };
+        let work = Work::new(topic, plan, &shared.gates, &self.topics);
+        shared.metrics.source_missing.with_label_values(&[topic]).set(0);
+        self.works.insert(topic.to_owned(), work);
+        Ok(())
+    }
+
+    /// Whom the records of a batch are about, where a plan asks for it; their keys are had.
+    fn subjects(
+        &mut self,
+        batch: &[SourceRecord<'_>],
+    ) -> Result<Vec<Images<SubjectId>>, LaneError> {
+        let mut found = Vec::new();
+        if !self.plans.all().any(|plan| plan.subject.is_some()) {
+            return Ok(found);
+        }
+        let mut wanted = Vec::new();
+        for record in batch {
+            self.work(record.topic())?;
+            let images = match self.works.get_mut(record.topic()) {
+                Some(work) if work.rewriter.plan().subject.is_some() => {
+                    let subjects = work.rewriter.subjects(record.value());
+                    wanted.extend(subjects.iter().copied());
+                    subjects
+                }
+                _ => Images::default(),
+            };
+            found.push(images);
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let began = Instant::now();
+        self.subjects = self.plans.keys.subjects(&wanted)?;
+        let metrics = &self.lane.shared.metrics;
+        metrics.stages.with_label_values(&["keys"]).observe(began.elapsed().as_secs_f64());
+        let cached = self.subjects.cached;
+        let read = wanted.len().saturating_sub(cached);
+        for (found, count) in [("cached", cached), ("read", read)] {
+            metrics.subject_keys.with_label_values(&[found]).inc_by(count as u64);
+        }
+        Ok(found)
+    }
+
     /// Publishes what the views get of one record, or its quarantine.
     fn record(
         &mut self,
         record: &SourceRecord<'_>,
+        subjects: Images<SubjectId>,
         refused: Option<&Coordinates>,
     ) -> Result<(), LaneError> {
-        let shared = &self.lane.shared;
         let topic = record.topic();
-        if !self.works.contains_key(topic) {
-            let plan = match self.plans.of_topic(topic) {
-                Claim::One(plan) => plan,
-                Claim::None => return Err(LaneError::NoPolicy(topic.to_owned())),
-                Claim::Many => return Err(LaneError::ManyPolicies(topic.to_owned())),
-            };
-            let work = Work::new(topic, plan, &shared.gates, &self.topics);
-            shared.metrics.source_missing.with_label_values(&[topic]).set(0);
-            self.works.insert(topic.to_owned(), work);
-        }
+        self.work(topic)?;
+        let shared = &self.lane.shared;
         let Some(Work { rewriter, account, gate, targets }) = self.works.get_mut(topic) else {
             return Ok(());
         };
@@ -200,6 +257,10 @@ impl<'l> Transform<'l> {
             key: record.key(),
             value: record.value(),
             headers: headers.as_deref().unwrap_or_default(),
+            subjects: Images {
+                before: subjects.before.and_then(|id| self.subjects.keys.get(&id)),
+                after: subjects.after.and_then(|id| self.subjects.keys.get(&id)),
+            },
         };
         let plan = Arc::clone(rewriter.plan());
         let (partition, offset) = (record.partition(), record.offset());

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use veilstream::crypto::KeySource;
 use veilstream::keys::Keyset;
 use veilstream::policy::{Plan, Policy};
-use veilstream::rewrite::{Disposition, Failure, RawRecord, Rewriter};
+use veilstream::rewrite::{Disposition, Failure, Images, RawRecord, Rewriter, Rewritten};
 
-pub struct Engine {
-    pub keys: Keyset,
+pub struct Engine<K = Keyset> {
+    pub keys: K,
     pub rewriter: Rewriter,
 }
 
@@ -22,7 +23,10 @@ pub fn parse(policy: &str) -> Policy {
 }
 
 pub fn engine(policy: &str) -> Engine {
-    let keys = Keyset::generate();
+    engine_with(policy, Keyset::generate())
+}
+
+pub fn engine_with<K: KeySource>(policy: &str, keys: K) -> Engine<K> {
     let plan = Plan::compile(Arc::new(parse(policy)), &keys).unwrap();
     Engine { keys, rewriter: Rewriter::new(Arc::new(plan)) }
 }
@@ -32,7 +36,23 @@ pub fn one_view(policy: &str, event: &str) -> String {
     engine(policy).values(event).remove(0)
 }
 
-impl Engine {
+impl<K: KeySource> Engine<K> {
+    /// Does with a record what the worker does: its subjects' keys first.
+    fn rewrite<T>(
+        &mut self,
+        record: RawRecord<'_>,
+        then: impl FnOnce(Result<Rewritten<'_>, Failure>) -> T,
+    ) -> T {
+        let subjects = self.rewriter.subjects(record.value);
+        let wanted: Vec<_> = subjects.iter().copied().collect();
+        let found = self.keys.subjects(&wanted).unwrap();
+        let subjects = Images {
+            before: subjects.before.and_then(|id| found.keys.get(&id)),
+            after: subjects.after.and_then(|id| found.keys.get(&id)),
+        };
+        then(self.rewriter.rewrite(&RawRecord { subjects, ..record }))
+    }
+
     /// What each view gets of a record.
     pub fn records(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<Vec<Pair>> {
         self.try_records(key, value).unwrap_or_else(|failure| panic!("{failure}"))
@@ -44,10 +64,12 @@ impl Engine {
         value: Option<&[u8]>,
     ) -> Result<Vec<Vec<Pair>>, Failure> {
         let views = self.rewriter.plan().views.len();
-        let out = self.rewriter.rewrite(&RawRecord { key, value, headers: &[] })?;
         let own = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
-        let of = |view| out.records(view).map(|one| (own(one.key()), own(one.value()))).collect();
-        Ok((0..views).map(of).collect())
+        self.rewrite(RawRecord { key, value, ..RawRecord::default() }, |out| {
+            let out = out?;
+            let of = |view| out.records(view).map(|one| (own(one.key()), own(one.value())));
+            Ok((0..views).map(|view| of(view).collect()).collect())
+        })
     }
 
     /// The value that each view gets of an event without a key.
@@ -58,8 +80,8 @@ impl Engine {
     }
 
     pub fn dispositions(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<Disposition> {
-        let record = RawRecord { key, value, headers: &[] };
-        self.rewriter.rewrite(&record).unwrap().dispositions().to_vec()
+        let record = RawRecord { key, value, ..RawRecord::default() };
+        self.rewrite(record, |out| out.unwrap().dispositions().to_vec())
     }
 
     pub fn headers(
@@ -67,11 +89,13 @@ impl Engine {
         value: &[u8],
         headers: &[(&str, Option<&[u8]>)],
     ) -> Vec<(String, String)> {
-        let record = RawRecord { key: None, value: Some(value), headers };
-        let out = self.rewriter.rewrite(&record).unwrap();
+        let record = RawRecord { value: Some(value), headers, ..RawRecord::default() };
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let record = out.records(0).next().unwrap();
-        record.headers().map(|(name, value)| (name.into(), text(value.unwrap()))).collect()
+        self.rewrite(record, |out| {
+            let out = out.unwrap();
+            let record = out.records(0).next().unwrap();
+            record.headers().map(|(name, value)| (name.into(), text(value.unwrap()))).collect()
+        })
     }
 
     pub fn fail(&mut self, event: &str) -> Failure {
@@ -83,7 +107,7 @@ impl Engine {
     }
 
     pub fn fail_record(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Failure {
-        let out = self.rewriter.rewrite(&RawRecord { key, value, headers: &[] });
-        out.err().expect("a refusal")
+        let record = RawRecord { key, value, ..RawRecord::default() };
+        self.rewrite(record, |out| out.err().expect("a refusal"))
     }
 }

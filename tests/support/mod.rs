@@ -7,6 +7,7 @@ pub mod engine;
 pub mod grafana;
 pub mod ledger;
 pub mod panels;
+pub mod postgres;
 pub mod proxy;
 pub mod scene;
 pub mod worker;

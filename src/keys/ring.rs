@@ -1,0 +1,401 @@
+//! The keys of a key store: those of the deployment in memory, those of its data subjects in a bounded cache.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use rand::RngExt;
+
+use super::kek::{self, Kek, KekError, KekFile};
+use super::keyset::{self, ChangeError, Key, Keyset, Status};
+use super::store::{RingRow, Store, StoreError, SubjectRow};
+use crate::config;
+use crate::crypto::aead::{self, Cipher, NONCE};
+use crate::crypto::ciphertext::{Algorithm, SAMPLE, SealKey};
+use crate::crypto::{
+    DataKey, KeyError, KeyId, KeySource, Purpose, Secret, SubjectId, SubjectKeys, derive,
+};
+
+/// Values that one key seals under random nonces of 96 bits, at most. NIST SP 800-38D, section 8.3, allows 2^32; what
+/// is counted is an estimate, and is counted behind.
+pub const USES: u64 = 1 << 31;
+/// How many keys of subjects are sealed anew in one transaction.
+const AT_ONCE: u32 = 1000;
+
+/// Why a key store does not open, or a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    #[error("the key store: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error("the key store: {0}")]
+    Malformed(String),
+    #[error("{0} keys of data subjects are sealed by it: run `veilstream keys rewrap` first")]
+    StillWraps(u64),
+    #[error("{0} keys are sealed by it: run `veilstream keys rewrap` first")]
+    StillSeals(usize),
+}
+
+/// An opened key store.
+pub struct Ring {
+    store: Store,
+    kek: Box<dyn Kek>,
+    keyset: Keyset,
+    /// Which key-encryption key sealed each, and its uses, by the order of the keyset.
+    told: Vec<(String, u64)>,
+    revision: i64,
+    /// By version: what the keys of subjects are sealed with.
+    wraps: HashMap<u32, Cipher>,
+    wrap: u32,
+    cache: Cache<SubjectId, Arc<SealKey>>,
+}
+
+/// What a key of the deployment is sealed for.
+fn context(purpose: &str, id: KeyId, version: u32) -> String {
+    format!("veilstream/v1/keyring/{purpose}/{id}/{version}")
+}
+
+/// What a subject's key is sealed for.
+fn subject_aad(subject: SubjectId, id: KeyId, version: u32) -> [u8; 36] {
+    let mut aad = [0; 36];
+    let parts = subject.0.into_iter().chain(id.0).chain(version.to_be_bytes());
+    aad.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+    aad
+}
+
+fn wrapping(key: &DataKey) -> Cipher {
+    Cipher::new(derive(key.secret.expose(), &[b"veilstream/v1/wrap"]).expose())
+}
+
+impl Ring {
+    /// Makes the database, the key file where that is the provider, and the keys. What is there already is an error:
+    /// nothing is overwritten.
+    pub fn create(told: &config::KeyStore, folder: &Path) -> Result<Ring, RingError> {
+        let store = Store::open(told, folder, true)?;
+        if !store.keyring()?.is_empty() {
+            return Err(RingError::Store(StoreError::Made));
+        }
+        if let Some(file) = told.kek.file.as_ref().filter(|file| !folder.join(&file.path).exists())
+        {
+            KekFile::create(file, folder)?;
+        }
+        let kek = kek::open(&told.kek, folder)?;
+        let rows = sealed_rows(&Keyset::of(&Purpose::ALL).keys, kek.as_ref())?;
+        store.write_keyring(rows, store.revision()?)?;
+        Ring::with(told, store, kek)
+    }
+
+    pub fn open(told: &config::KeyStore, folder: &Path) -> Result<Ring, RingError> {
+        let store = Store::open(told, folder, false)?;
+        Ring::with(told, store, kek::open(&told.kek, folder)?)
+    }
+
+    fn with(told: &config::KeyStore, store: Store, kek: Box<dyn Kek>) -> Result<Ring, RingError> {
+        // Before the rows: a change in between is seen as one, later.
+        let revision = store.revision()?;
+        let (mut keyset, mut of_rows) = (Keyset::default(), Vec::new());
+        for row in store.keyring()? {
+            of_rows.push((row.kek.clone(), row.uses));
+            keyset.keys.push(opened(row, kek.as_ref())?);
+        }
+        let wraps: HashMap<u32, Cipher> = keyset
+            .keys
+            .iter()
+            .filter(|key| key.purpose == Purpose::Wrap && key.status != Status::Disabled)
+            .filter_map(Key::data_key)
+            .map(|key| (key.version, wrapping(&key)))
+            .collect();
+        let primary = keyset.primary(Purpose::Wrap);
+        let primary = primary.map_err(|error| RingError::Malformed(error.to_string()))?;
+        Ok(Ring {
+            store,
+            kek,
+            keyset,
+            told: of_rows,
+            revision,
+            wraps,
+            wrap: primary.version,
+            cache: Cache::builder()
+                .max_capacity(told.cached_subjects.get())
+                .time_to_live(Duration::from_secs(told.cached_s.get()))
+                .build(),
+        })
+    }
+
+    /// The keys of the deployment, each with the name of what seals it and how many values it sealed.
+    pub fn list(&self) -> impl Iterator<Item = (&Key, &str, u64)> {
+        let told = self.told.iter().map(|(kek, uses)| (kek.as_str(), *uses));
+        self.keyset.keys.iter().zip(told).map(|(key, (kek, uses))| (key, kek, uses))
+    }
+
+    /// How many data subjects have a key.
+    pub fn count(&self) -> Result<u64, RingError> {
+        Ok(self.store.count(None)?)
+    }
+
+    /// Changes the keyset, in the store and then here. Workers take it up by themselves.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Keyset) -> Result<T, ChangeError>,
+    ) -> Result<T, RingError> {
+        let mut changed = self.keyset.clone();
+        let done = change(&mut changed)?;
+        let differs = |key: &&Key| {
+            let old =
+                self.keyset.keys.iter().find(|old| (old.id, old.version) == (key.id, key.version));
+            old.is_none_or(|old| old.status != key.status)
+        };
+        // A purpose has one primary key at any time: what was one is written before what becomes one.
+        let mut different: Vec<Key> = changed.keys.iter().filter(differs).cloned().collect();
+        different.sort_by_key(|key| key.status == Status::Primary);
+        for key in &different {
+            if key.purpose == Purpose::Wrap && key.status == Status::Destroyed {
+                let sealed = self.store.count(Some(key.version))?;
+                if sealed > 0 {
+                    return Err(RingError::StillWraps(sealed));
+                }
+            }
+        }
+        self.store.write_keyring(sealed_rows(&different, self.kek.as_ref())?, self.revision)?;
+        Ok(done)
+    }
+
+    /// Seals all keys of the deployment by the newest key-encryption key.
+    pub fn rewrap(&self) -> Result<(), RingError> {
+        let rows = sealed_rows(&self.keyset.keys, self.kek.as_ref())?;
+        Ok(self.store.write_keyring(rows, self.revision)?)
+    }
+
+    /// Seals the keys of some data subjects by the primary wrapping key; gives how many it were.
+    pub fn rewrap_subjects(&self) -> Result<usize, RingError> {
+        let rows = self.store.wrapped_otherwise(self.wrap, AT_ONCE)?;
+        let mut sealed = Vec::new();
+        for row in rows {
+            let key = self.unwrapped(&row).ok_or_else(|| {
+                RingError::Malformed(format!(
+                    "the key {} version {} does not open",
+                    row.id, row.version
+                ))
+            })?;
+            let new = self.wrapped(row.subject, row.id, row.version, &key).ok_or_else(|| {
+                RingError::Malformed("the primary wrapping key is disabled".into())
+            })?;
+            sealed.push((row, new));
+        }
+        let count = sealed.len();
+        self.store.rewrap(sealed, self.wrap)?;
+        Ok(count)
+    }
+
+    /// A new key-encryption key from now on; what is sealed stays so until [`Ring::rewrap`].
+    pub fn rotate_kek(&self) -> Result<String, RingError> {
+        self.kek.rotate()?;
+        Ok(self.kek.name()?)
+    }
+
+    /// Destroys an old version of the key-encryption key, which seals none of the keys any more. Copies of the
+    /// database from before open no more.
+    pub fn destroy_kek(&self, version: u32) -> Result<(), RingError> {
+        let name = self.kek.name()?;
+        let provider = name.split('/').next().unwrap_or_default();
+        let old = format!("{provider}/{version}");
+        match self.told.iter().filter(|(kek, _)| *kek == old).count() {
+            0 => Ok(self.kek.destroy(version)?),
+            sealed => Err(RingError::StillSeals(sealed)),
+        }
+    }
+
+    /// A subject's key in the clear; none where it does not open.
+    fn unwrapped(&self, row: &SubjectRow) -> Option<Secret<[u8; 32]>> {
+        let cipher = self.wraps.get(&row.wrap)?;
+        let (nonce, body) = row.sealed.as_deref()?.split_first_chunk::<NONCE>()?;
+        let aad = subject_aad(row.subject, row.id, row.version);
+        let opened = Secret::new(cipher.open(nonce, &aad, body).ok()?);
+        Some(Secret::new(opened.expose().as_slice().try_into().ok()?))
+    }
+
+    fn wrapped(
+        &self,
+        subject: SubjectId,
+        id: KeyId,
+        version: u32,
+        key: &Secret<[u8; 32]>,
+    ) -> Option<Vec<u8>> {
+        let cipher = self.wraps.get(&self.wrap)?;
+        let nonce = aead::nonce();
+        let mut sealed = nonce.to_vec();
+        sealed.extend_from_slice(key.expose());
+        cipher.seal(&nonce, &subject_aad(subject, id, version), &mut sealed, NONCE);
+        Some(sealed)
+    }
+
+    fn fresh(&self, subject: SubjectId, id: KeyId, version: u32) -> SubjectRow {
+        let sealed = self.wrapped(subject, id, version, &keyset::random_secret());
+        SubjectRow { subject, id, version, wrap: self.wrap, sealed, uses: 0 }
+    }
+
+    /// Prepares the keys of rows; a row that does not open gives none, and its subject's records go to quarantine.
+    fn prepare(&self, rows: Vec<SubjectRow>, found: &mut SubjectKeys) {
+        for row in rows {
+            let Some(secret) = self.unwrapped(&row) else {
+                if row.sealed.is_some() {
+                    let (key, version) = (row.id, row.version);
+                    tracing::error!(%key, version, "the key of a data subject does not open");
+                }
+                continue;
+            };
+            let key = DataKey { id: row.id, version: row.version, secret };
+            let prepared = Arc::new(SealKey::new(&key, Algorithm::Aes256Gcm));
+            self.cache.insert(row.subject, Arc::clone(&prepared));
+            found.keys.insert(row.subject, prepared);
+        }
+    }
+
+    /// Gives the next version to subjects whose keys have sealed as many values as one key may.
+    fn rotate_worn(&self, rows: &mut [SubjectRow]) -> Result<(), StoreError> {
+        for row in rows.iter_mut().filter(|row| row.uses >= USES && row.sealed.is_some()) {
+            let new = self.fresh(row.subject, row.id, row.version.saturating_add(1));
+            self.store.rotate_subject(row.clone(), new)?;
+            let now = self.store.subjects(&[row.subject])?;
+            if let Some(now) = now.into_iter().next() {
+                *row = now;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(&self, missing: &[SubjectId], found: &mut SubjectKeys) -> Result<(), StoreError> {
+        let mut rows = self.store.subjects(missing)?;
+        self.rotate_worn(&mut rows)?;
+        let known: std::collections::HashSet<SubjectId> =
+            rows.iter().map(|row| row.subject).collect();
+        let new: Vec<SubjectRow> = missing
+            .iter()
+            .filter(|subject| !known.contains(subject))
+            .map(|subject| self.fresh(*subject, keyset::random_id(), 1))
+            .collect();
+        self.prepare(rows, found);
+        if !new.is_empty() {
+            self.prepare(self.store.add_subjects(new)?, found);
+        }
+        Ok(())
+    }
+}
+
+/// The keys as rows, sealed by the newest key-encryption key.
+fn sealed_rows(keys: &[Key], kek: &dyn Kek) -> Result<Vec<RingRow>, KekError> {
+    let name = kek.name()?;
+    let row = |key: &Key| {
+        let context = context(key.purpose.name(), key.id, key.version);
+        let seal = |secret: &Secret<[u8; 32]>| kek.seal(secret.expose(), &context);
+        Ok(RingRow {
+            id: key.id,
+            version: key.version,
+            purpose: key.purpose.name().into(),
+            status: key.status.name().into(),
+            kek: name.clone(),
+            sealed: key.secret.as_ref().map(seal).transpose()?,
+            uses: 0,
+        })
+    };
+    keys.iter().map(row).collect()
+}
+
+fn opened(row: RingRow, kek: &dyn Kek) -> Result<Key, RingError> {
+    let unknown = |what: &str| {
+        RingError::Malformed(format!("the key {} has no {what} that veilstream knows", row.id))
+    };
+    let purpose = Purpose::ALL.into_iter().find(|one| one.name() == row.purpose);
+    let status = Status::ALL.into_iter().find(|one| one.name() == row.status);
+    let purpose = purpose.ok_or_else(|| unknown("purpose"))?;
+    let status = status.ok_or_else(|| unknown("status"))?;
+    let context = context(&row.purpose, row.id, row.version);
+    let secret = row.sealed.as_deref().map(|sealed| kek.open(sealed, &context)).transpose()?;
+    Ok(Key { purpose, status, id: row.id, version: row.version, secret })
+}
+
+impl KeySource for Ring {
+    fn primary(&self, purpose: Purpose) -> Result<DataKey, KeyError> {
+        self.keyset.primary(purpose)
+    }
+
+    fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError> {
+        if let Ok(key) = self.keyset.find(id, version) {
+            return Ok(key);
+        }
+        let row = self.store.find(id, version).map_err(away)?;
+        let (subject, wrap, sealed) = row.ok_or(KeyError::Unknown(id, version))?;
+        let row = SubjectRow { subject, id, version, wrap, sealed: Some(sealed), uses: 0 };
+        let secret = self.unwrapped(&row).ok_or(KeyError::Unknown(id, version))?;
+        Ok(DataKey { id, version, secret })
+    }
+
+    fn has_subjects(&self) -> bool {
+        true
+    }
+
+    fn subjects(&self, wanted: &[SubjectId]) -> Result<SubjectKeys, KeyError> {
+        let mut found = SubjectKeys::default();
+        let mut missing = Vec::new();
+        for subject in wanted {
+            match self.cache.get(subject) {
+                Some(key) => drop(found.keys.insert(*subject, key)),
+                None => missing.push(*subject),
+            }
+        }
+        found.cached = found.keys.len();
+        if !missing.is_empty() {
+            self.look_up(&missing, &mut found).map_err(away)?;
+            // Keys that are too old, or too many, are wiped now and not at some later time.
+            self.cache.run_pending_tasks();
+        }
+        Ok(found)
+    }
+
+    fn used(&self, id: KeyId, version: u32, uses: u64) {
+        // What is written is rounded to whole samples, up or down by chance: in the sum it comes out even.
+        let chance = rand::rng().random_range(0..SAMPLE);
+        let rounded = uses.saturating_add(chance) / SAMPLE * SAMPLE;
+        if rounded > 0
+            && let Err(error) = self.store.used(id, version, rounded)
+        {
+            tracing::warn!(key = %id, version, uses = rounded, "uses of a key were not counted: {error}");
+        }
+    }
+
+    fn renew(&self) -> Result<bool, KeyError> {
+        if self.store.revision().map_err(away)? != self.revision {
+            return Ok(true);
+        }
+        let rows = self.store.keyring().map_err(away)?;
+        let mut renewed = false;
+        for purpose in [Purpose::Field, Purpose::Quarantine] {
+            let worn = |row: &RingRow| {
+                row.purpose == purpose.name()
+                    && row.status == Status::Primary.name()
+                    && row.uses >= USES
+            };
+            if rows.iter().any(worn) && !renewed {
+                tracing::warn!(
+                    purpose = purpose.name(),
+                    "the key has sealed as many values as it may: it is rotated"
+                );
+                self.change(|keyset| keyset.rotate(purpose).map(drop))
+                    .map_err(|error| KeyError::Away(error.to_string()))?;
+                // The other comes the next time: this changed what it would be made from.
+                renewed = true;
+            }
+        }
+        Ok(renewed)
+    }
+}
+
+/// It is tried again: a database that is away comes back.
+fn away(error: StoreError) -> KeyError {
+    KeyError::Away(error.to_string())
+}

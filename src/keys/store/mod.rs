@@ -1,0 +1,512 @@
+//! The database of a key store: SQLite on this machine, or PostgreSQL for many workers. It sees sealed keys and keyed
+//! digests, never a key or a person.
+
+use std::future::Future;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use crate::config;
+use crate::crypto::{KeyId, SubjectId};
+
+/// How long one request may take, the wait for a connection included.
+const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECTIONS: u32 = 4;
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    Database(#[from] sqlx::Error),
+    #[error("{0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    Late,
+    #[error("{0}")]
+    Setting(String),
+    #[error("there is none at {0}: make one with `veilstream keys init --config`")]
+    Missing(String),
+    /// Somebody else changed it at the same time.
+    #[error("the keys were changed by another at the same time; look at them, and try again")]
+    Conflict,
+    #[error("its keys are made already")]
+    Made,
+}
+
+/// A row of the keyring.
+pub struct RingRow {
+    pub id: KeyId,
+    pub version: u32,
+    pub purpose: String,
+    pub status: String,
+    pub kek: String,
+    pub sealed: Option<Vec<u8>>,
+    pub uses: u64,
+}
+
+/// A data subject's primary key.
+#[derive(Clone)]
+pub struct SubjectRow {
+    pub subject: SubjectId,
+    pub id: KeyId,
+    pub version: u32,
+    /// The version of the wrapping key.
+    pub wrap: u32,
+    /// None where the subject has none any more.
+    pub sealed: Option<Vec<u8>>,
+    pub uses: u64,
+}
+
+enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// A database with the runtime that its connections live on. The calls block: never call them from within that
+/// runtime. They may be called from within another.
+pub struct Store {
+    pool: std::sync::Arc<Pool>,
+    runtime: Runtime,
+}
+
+/// A thread of its own: lanes are plain threads, and commands have no runtime.
+struct Runtime {
+    handle: tokio::runtime::Handle,
+    /// Ends it when it is dropped.
+    _until: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Runtime {
+    fn start() -> Result<Runtime, StoreError> {
+        let failed = |error: std::io::Error| StoreError::Setting(error.to_string());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (until, ends) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("keys".into())
+            .spawn(move || drop(runtime.block_on(ends)))
+            .map_err(failed)?;
+        Ok(Runtime { handle, _until: until })
+    }
+
+    fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (tell, told) = mpsc::sync_channel(1);
+        self.handle.spawn(async move {
+            let done = tokio::time::timeout(PATIENCE, work).await;
+            let _ = tell.send(done.unwrap_or(Err(StoreError::Late)));
+        });
+        told.recv().unwrap_or(Err(StoreError::Late))
+    }
+}
+
+/// The same with either pool. The SQL is the same; `$pool` differs in its type.
+macro_rules! with {
+    ($store:expr, |$pool:ident| $work:expr) => {{
+        let pool = std::sync::Arc::clone(&$store.pool);
+        $store.runtime.wait(async move {
+            match &*pool {
+                Pool::Sqlite($pool) => $work,
+                Pool::Postgres($pool) => $work,
+            }
+        })
+    }};
+}
+
+impl Store {
+    /// Opens the database; makes it, where `make` is said.
+    pub fn open(told: &config::KeyStore, folder: &Path, make: bool) -> Result<Store, StoreError> {
+        let runtime = Runtime::start()?;
+        let pool = match (&told.sqlite, &told.postgres) {
+            (Some(path), _) => {
+                let path = folder.join(path);
+                if !make && !path.exists() {
+                    return Err(StoreError::Missing(path.display().to_string()));
+                }
+                if make {
+                    // Its journals get the mode of the file.
+                    let mut file = std::fs::OpenOptions::new();
+                    let made = file.create(true).append(true).mode(0o600).open(&path);
+                    made.map_err(|error| {
+                        StoreError::Setting(format!("{}: {error}", path.display()))
+                    })?;
+                }
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .create_if_missing(make)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(PATIENCE / 2)
+                    // What is deleted is overwritten: a destroyed key does not linger in a free page.
+                    .pragma("secure_delete", "ON");
+                let pool = SqlitePoolOptions::new()
+                    .max_connections(CONNECTIONS)
+                    .acquire_timeout(PATIENCE / 2);
+                Pool::Sqlite(runtime.wait(async { Ok(pool.connect_with(options).await?) })?)
+            }
+            (None, Some(url)) => {
+                let url =
+                    url.read(folder).map_err(|error| StoreError::Setting(error.to_string()))?;
+                let options = postgres(url.expose())?;
+                let pool =
+                    PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE / 2);
+                Pool::Postgres(runtime.wait(async { Ok(pool.connect_with(options).await?) })?)
+            }
+            // Config::load has seen to it that there is one.
+            (None, None) => return Err(StoreError::Setting("no database is named".into())),
+        };
+        let store = Store { pool: std::sync::Arc::new(pool), runtime };
+        let migrations = store.migrations();
+        match make {
+            true => with!(store, |pool| Ok(migrations.run(pool).await?))?,
+            // A migration of a later version is made by hand: workers of two versions may be at work.
+            false => store.current()?,
+        }
+        Ok(store)
+    }
+
+    fn migrations(&self) -> Migrator {
+        let sql = match *self.pool {
+            Pool::Sqlite(_) => include_str!("sqlite.sql"),
+            Pool::Postgres(_) => include_str!("postgres.sql"),
+        };
+        let kind = MigrationType::Simple;
+        let first = Migration::new(1, "keys".into(), kind, sql.into_sql_str(), false);
+        Migrator::with_migrations(vec![first])
+    }
+
+    /// Whether the tables are those of this version.
+    fn current(&self) -> Result<(), StoreError> {
+        let sql =
+            "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version DESC LIMIT 1";
+        let newest = with!(self, |pool| {
+            Ok(sqlx::query_as::<_, (i64,)>(sql).fetch_optional(pool).await?)
+        });
+        match newest {
+            Ok(Some((1,))) => Ok(()),
+            Ok(Some((other,))) => Err(StoreError::Setting(format!(
+                "its tables are of version {other}, and this veilstream knows version 1"
+            ))),
+            Ok(None) => Err(StoreError::Missing("the database".into())),
+            Err(StoreError::Database(error)) if error.as_database_error().is_some() => {
+                Err(StoreError::Missing("the database".into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn revision(&self) -> Result<i64, StoreError> {
+        with!(self, |pool| {
+            let sql = "SELECT number FROM revision";
+            let (number,) = sqlx::query_as::<_, (i64,)>(sql).fetch_one(pool).await?;
+            Ok(number)
+        })
+    }
+
+    pub fn keyring(&self) -> Result<Vec<RingRow>, StoreError> {
+        type Row = (Vec<u8>, i64, String, String, String, Option<Vec<u8>>, i64);
+        let sql = "SELECT id, version, purpose, status, kek, sealed, uses FROM keyring \
+                   ORDER BY purpose, version";
+        let rows: Vec<Row> = with!(self, |pool| Ok(sqlx::query_as(sql).fetch_all(pool).await?))?;
+        rows.into_iter()
+            .map(|(id, version, purpose, status, kek, sealed, uses)| {
+                let (id, version) = (key_id(&id)?, number(version)?);
+                Ok(RingRow { id, version, purpose, status, kek, sealed, uses: uses as u64 })
+            })
+            .collect()
+    }
+
+    /// Writes rows of the keyring, in one transaction: primary ones last, each purpose having one. `revision` is
+    /// what they were made from.
+    pub fn write_keyring(&self, rows: Vec<RingRow>, revision: i64) -> Result<(), StoreError> {
+        with!(self, |pool| {
+            let mut transaction = pool.begin().await?;
+            let claim = "UPDATE revision SET number = number + 1 WHERE number = $1";
+            let claimed = sqlx::query(claim).bind(revision).execute(&mut *transaction).await?;
+            if claimed.rows_affected() == 0 {
+                return Err(StoreError::Conflict);
+            }
+            let sql = "INSERT INTO keyring (id, version, purpose, status, kek, sealed) \
+                       VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id, version) DO UPDATE \
+                       SET status = excluded.status, kek = excluded.kek, sealed = excluded.sealed";
+            for row in &rows {
+                sqlx::query(sql)
+                    .bind(row.id.0.as_slice())
+                    .bind(i64::from(row.version))
+                    .bind(row.purpose.as_str())
+                    .bind(row.status.as_str())
+                    .bind(row.kek.as_str())
+                    .bind(row.sealed.as_deref())
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
+    /// The rows of those that are known. One query.
+    pub fn subjects(&self, wanted: &[SubjectId]) -> Result<Vec<SubjectRow>, StoreError> {
+        let pool = std::sync::Arc::clone(&self.pool);
+        let wanted = wanted.to_vec();
+        let rows = self.runtime.wait(async move {
+            Ok(match &*pool {
+                Pool::Sqlite(pool) => {
+                    let sql = "SELECT s.subject, s.id, s.version, s.wrap, s.sealed, s.uses \
+                               FROM json_each($1) j JOIN subjects s ON s.subject = unhex(j.value)";
+                    let list = hex_list(wanted.iter().map(|one| one.0));
+                    sqlx::query_as(sql).bind(list).fetch_all(pool).await?
+                }
+                Pool::Postgres(pool) => {
+                    let sql = "SELECT subject, id, version, wrap, sealed, uses \
+                               FROM subjects WHERE subject = ANY($1)";
+                    let list: Vec<Vec<u8>> = wanted.iter().map(|one| one.0.to_vec()).collect();
+                    sqlx::query_as(sql).bind(list).fetch_all(pool).await?
+                }
+            })
+        })?;
+        rows.into_iter().map(subject_row).collect()
+    }
+
+    /// Writes the rows of new subjects and gives what is there now: whoever came first has made the key. One query.
+    /// They are in order, so that two workers do not wait for each other.
+    pub fn add_subjects(&self, new: Vec<SubjectRow>) -> Result<Vec<SubjectRow>, StoreError> {
+        let pool = std::sync::Arc::clone(&self.pool);
+        let rows = self.runtime.wait(async move {
+            Ok(match &*pool {
+                Pool::Sqlite(pool) => {
+                    let sql = "INSERT INTO subjects (subject, id, version, wrap, sealed) \
+                               SELECT unhex(j.value->>0), unhex(j.value->>1), 1, j.value->>2, \
+                               unhex(j.value->>3) FROM json_each($1) j WHERE true \
+                               ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject \
+                               RETURNING subject, id, version, wrap, sealed, uses";
+                    let rows = new.iter().map(|row| {
+                        let sealed = hex(row.sealed.as_deref().unwrap_or_default());
+                        let (subject, id) = (hex(&row.subject.0), hex(&row.id.0));
+                        format!("[\"{subject}\",\"{id}\",{},\"{sealed}\"]", row.wrap)
+                    });
+                    let list = format!("[{}]", rows.collect::<Vec<_>>().join(","));
+                    sqlx::query_as(sql).bind(list).fetch_all(pool).await?
+                }
+                Pool::Postgres(pool) => {
+                    let sql = "INSERT INTO subjects (subject, id, version, wrap, sealed) \
+                               SELECT n.subject, n.id, 1, n.wrap, n.sealed \
+                               FROM UNNEST($1::bytea[], $2::bytea[], $3::bigint[], $4::bytea[]) \
+                               AS n (subject, id, wrap, sealed) \
+                               ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject \
+                               RETURNING subject, id, version, wrap, sealed, uses";
+                    let of = |part: fn(&SubjectRow) -> Vec<u8>| -> Vec<Vec<u8>> {
+                        new.iter().map(part).collect()
+                    };
+                    let wraps: Vec<i64> = new.iter().map(|row| i64::from(row.wrap)).collect();
+                    sqlx::query_as(sql)
+                        .bind(of(|row| row.subject.0.to_vec()))
+                        .bind(of(|row| row.id.0.to_vec()))
+                        .bind(wraps)
+                        .bind(of(|row| row.sealed.clone().unwrap_or_default()))
+                        .fetch_all(pool)
+                        .await?
+                }
+            })
+        })?;
+        rows.into_iter().map(subject_row).collect()
+    }
+
+    /// The version of a subject's key that a ciphertext names: its subject, wrapping version and sealed key.
+    pub fn find(
+        &self,
+        id: KeyId,
+        version: u32,
+    ) -> Result<Option<(SubjectId, u32, Vec<u8>)>, StoreError> {
+        type Row = (Vec<u8>, i64, Option<Vec<u8>>);
+        let sql = "SELECT subject, wrap, sealed FROM subjects WHERE id = $1 AND version = $2 \
+                   UNION ALL SELECT s.subject, v.wrap, v.sealed FROM subject_versions v \
+                   JOIN subjects s ON s.id = v.id WHERE v.id = $1 AND v.version = $2";
+        let row: Option<Row> = with!(self, |pool| {
+            let query = sqlx::query_as(sql).bind(id.0.as_slice()).bind(i64::from(version));
+            Ok(query.fetch_optional(pool).await?)
+        })?;
+        let Some((subject, wrap, Some(sealed))) = row else { return Ok(None) };
+        Ok(Some((subject_id(&subject)?, number(wrap)?, sealed)))
+    }
+
+    /// A subject gets its next version, unless another has seen to that already.
+    pub fn rotate_subject(&self, old: SubjectRow, new: SubjectRow) -> Result<(), StoreError> {
+        with!(self, |pool| {
+            let mut transaction = pool.begin().await?;
+            let sql = "UPDATE subjects SET version = $1, wrap = $2, sealed = $3, uses = 0 \
+                       WHERE subject = $4 AND version = $5 AND sealed IS NOT NULL";
+            let moved = sqlx::query(sql)
+                .bind(i64::from(new.version))
+                .bind(i64::from(new.wrap))
+                .bind(new.sealed.as_deref())
+                .bind(old.subject.0.as_slice())
+                .bind(i64::from(old.version))
+                .execute(&mut *transaction)
+                .await?;
+            if moved.rows_affected() == 0 {
+                return Ok(());
+            }
+            let sql = "INSERT INTO subject_versions (id, version, wrap, sealed) \
+                       VALUES ($1, $2, $3, $4)";
+            sqlx::query(sql)
+                .bind(old.id.0.as_slice())
+                .bind(i64::from(old.version))
+                .bind(i64::from(old.wrap))
+                .bind(old.sealed.as_deref())
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
+    /// Counts uses of a key, whosever it is.
+    pub fn used(&self, id: KeyId, version: u32, uses: u64) -> Result<(), StoreError> {
+        with!(self, |pool| {
+            for sql in [
+                "UPDATE keyring SET uses = uses + $1 WHERE id = $2 AND version = $3",
+                "UPDATE subjects SET uses = uses + $1 WHERE id = $2 AND version = $3",
+            ] {
+                let query = sqlx::query(sql).bind(uses as i64);
+                let query = query.bind(id.0.as_slice()).bind(i64::from(version));
+                if query.execute(pool).await?.rows_affected() > 0 {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// How many subjects have a key, or how many of their keys a version of the wrapping key seals.
+    pub fn count(&self, wrap: Option<u32>) -> Result<u64, StoreError> {
+        let sql = match wrap {
+            None => "SELECT COUNT(*) FROM subjects WHERE sealed IS NOT NULL",
+            Some(_) => {
+                "SELECT (SELECT COUNT(*) FROM subjects WHERE wrap = $1) \
+                 + (SELECT COUNT(*) FROM subject_versions WHERE wrap = $1)"
+            }
+        };
+        with!(self, |pool| {
+            let query = sqlx::query_as::<_, (i64,)>(sql);
+            let query = match wrap {
+                None => query,
+                Some(wrap) => query.bind(i64::from(wrap)),
+            };
+            let (count,) = query.fetch_one(pool).await?;
+            Ok(count as u64)
+        })
+    }
+
+    /// Some keys of subjects that another version than `wrap` seals, current ones and earlier ones.
+    pub fn wrapped_otherwise(&self, wrap: u32, most: u32) -> Result<Vec<SubjectRow>, StoreError> {
+        let sql = "SELECT subject, id, version, wrap, sealed, uses FROM subjects \
+                   WHERE wrap <> $1 AND sealed IS NOT NULL \
+                   UNION ALL SELECT s.subject, v.id, v.version, v.wrap, v.sealed, 0 \
+                   FROM subject_versions v JOIN subjects s ON s.id = v.id \
+                   WHERE v.wrap <> $1 AND v.sealed IS NOT NULL LIMIT $2";
+        let rows = with!(self, |pool| {
+            let query = sqlx::query_as(sql).bind(i64::from(wrap)).bind(i64::from(most));
+            Ok(query.fetch_all(pool).await?)
+        })?;
+        rows.into_iter().map(subject_row).collect()
+    }
+
+    /// Keys of subjects sealed anew; those that were changed meanwhile stay as they are.
+    pub fn rewrap(&self, rows: Vec<(SubjectRow, Vec<u8>)>, wrap: u32) -> Result<(), StoreError> {
+        with!(self, |pool| {
+            let mut transaction = pool.begin().await?;
+            for (old, sealed) in &rows {
+                for sql in [
+                    "UPDATE subjects SET wrap = $1, sealed = $2 \
+                     WHERE id = $3 AND version = $4 AND wrap = $5 AND sealed IS NOT NULL",
+                    "UPDATE subject_versions SET wrap = $1, sealed = $2 \
+                     WHERE id = $3 AND version = $4 AND wrap = $5 AND sealed IS NOT NULL",
+                ] {
+                    sqlx::query(sql)
+                        .bind(i64::from(wrap))
+                        .bind(sealed.as_slice())
+                        .bind(old.id.0.as_slice())
+                        .bind(i64::from(old.version))
+                        .bind(i64::from(old.wrap))
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+            }
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+}
+
+/// To another machine only over TLS, and its certificate is looked at.
+fn postgres(url: &str) -> Result<PgConnectOptions, StoreError> {
+    // sqlx's message may quote the password.
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| StoreError::Setting("`key_store.postgres` is no URL of PostgreSQL".into()))?;
+    let host = options.get_host();
+    let here = host == "localhost"
+        || host.starts_with('/')
+        || host.parse().is_ok_and(|host: std::net::IpAddr| host.is_loopback());
+    Ok(match (here, options.get_ssl_mode()) {
+        (true, _) | (false, PgSslMode::VerifyFull | PgSslMode::VerifyCa) => options,
+        (false, PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Require) => {
+            let problem = "`key_store.postgres`: to another machine `sslmode` is `verify-full` \
+                           (the default), or `verify-ca`";
+            return Err(StoreError::Setting(problem.into()));
+        }
+        (false, _) => options.ssl_mode(PgSslMode::VerifyFull),
+    })
+}
+
+type RawSubject = (Vec<u8>, Vec<u8>, i64, i64, Option<Vec<u8>>, i64);
+
+fn subject_row(row: RawSubject) -> Result<SubjectRow, StoreError> {
+    let (subject, id, version, wrap, sealed, uses) = row;
+    Ok(SubjectRow {
+        subject: subject_id(&subject)?,
+        id: key_id(&id)?,
+        version: number(version)?,
+        wrap: number(wrap)?,
+        sealed,
+        uses: uses as u64,
+    })
+}
+
+fn malformed() -> StoreError {
+    StoreError::Setting("a row is not as veilstream writes it".into())
+}
+
+fn key_id(bytes: &[u8]) -> Result<KeyId, StoreError> {
+    bytes.try_into().map(KeyId).map_err(|_| malformed())
+}
+
+fn subject_id(bytes: &[u8]) -> Result<SubjectId, StoreError> {
+    bytes.try_into().map(SubjectId).map_err(|_| malformed())
+}
+
+fn number(number: i64) -> Result<u32, StoreError> {
+    number.try_into().map_err(|_| malformed())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A JSON list: SQLite takes no arrays, and JSON no bytes.
+fn hex_list(ids: impl Iterator<Item = [u8; 16]>) -> String {
+    let ids: Vec<String> = ids.map(|id| format!("\"{}\"", hex(&id))).collect();
+    format!("[{}]", ids.join(","))
+}
