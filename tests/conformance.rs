@@ -448,9 +448,49 @@ fn a_schema_that_is_not_as_connect_has_it_is_refused() {
         (r#""kind""#, r#""type""#),
         (r#""items":"canarybird","optional""#, r#""optional""#),
         (r#""fields":{"a":"canarybird"},"optional""#, r#""optional""#),
+        (r#""items":{"type":"string","field":"canarybird"},"optional""#, r#""optional""#),
+        (r#""default":{"a":"canarybird"},"optional""#, r#""optional""#),
+        (r#""parameters":{"a":["canarybird"]},"optional""#, r#""optional""#),
+        (r#""parameters":["canarybird"],"optional""#, r#""optional""#),
+        ("4111111111111111", "1"),
+        ("1.5", "1"),
     ] {
         let found = attempt(&mut engine, event(wrong, at).as_bytes());
         assert_eq!(found.err(), Some(Reason::Schema), "{wrong} for {at}");
+    }
+}
+
+/// A connector calls a struct after the way to it, and on that way a name may be data.
+#[test]
+fn under_a_name_that_is_data_types_have_no_names_of_their_own() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: debezium }
+fields: { 'attrs.*.phone': phone, 'attrs.*.at': time }
+views: { v: { topic: out, classes: { phone: redact, time: keep } } }
+";
+    let schema = serde_json::json!({ "type": "struct", "name": "s.Envelope", "fields": [
+        { "field": "after", "type": "struct", "name": "s.Value", "fields": [
+            { "field": "attrs", "type": "struct", "name": "s.attrs", "fields": [
+                { "field": "ann@example.com", "type": "struct", "name": "s.attrs.ann@example.com",
+                  "version": 1, "fields": [
+                    { "field": "phone", "type": "string", "name": "s.attrs.ann@example.com.phone" },
+                    { "field": "at", "type": "int64", "name": "io.debezium.time.Timestamp",
+                      "version": 1 },
+                ] },
+            ] },
+        ] },
+        { "field": "op", "type": "string" },
+    ] });
+    let payload = serde_json::json!({ "op": "c", "after": {
+        "attrs": { "ann@example.com": { "phone": "1", "at": 5 } },
+    } });
+    let event = serde_json::json!({ "schema": schema, "payload": payload }).to_string();
+    let out = engine(policy).values(&event).remove(0);
+    assert!(!out.contains("ann@"), "{out}");
+    for kept in ["s.Envelope", "s.Value", "s.attrs\"", "io.debezium.time.Timestamp"] {
+        assert!(out.contains(kept), "{kept}: {out}");
     }
 }
 

@@ -328,7 +328,7 @@ views:
     assert_ne!(one["email"], three["email"]);
     // Bound to its place.
     assert_ne!(one["email"], one["other"]);
-    let data_key = keys.primary(Purpose::Field).unwrap();
+    let data_key = keys.primary(Purpose::Deterministic).unwrap();
     let opened = |text: &Value, domain: &str, path: &str| {
         let opened = open_text(&data_key, domain, path, text.as_str().unwrap());
         opened.map(|text| String::from_utf8(text.expose().clone()).unwrap())
@@ -379,7 +379,7 @@ views:
     assert_eq!(publish(r#"{"id":1000000}"#, event).unwrap().1, value);
 
     // It comes back by the key, the domain and the path.
-    let data_key = keys.primary(Purpose::Field).unwrap();
+    let data_key = keys.primary(Purpose::Deterministic).unwrap();
     let digits: Vec<u16> = card.chars().filter_map(|c| c.to_digit(10)).map(|d| d as u16).collect();
     let back = |path: &str| {
         let cipher = Ff1::at(&data_key, 10, "p/a/card", path).unwrap();

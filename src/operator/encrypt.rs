@@ -16,9 +16,10 @@ pub const SPEC: Spec = Spec {
     family: Family::Encrypt,
     summary: "Encrypts the value's exact JSON text: it comes back byte for byte, type included. The ciphertext \
               names its key and is bound to domain and path (docs/ciphertext.md). `randomized` is AES-256-GCM \
-              under a random nonce: nothing shows but the length. `deterministic` is AES-256-SIV (RFC 5297): equal \
-              values of one field and domain have equal ciphertexts, so that they join, count and serve in record \
-              keys, and whoever reads the view sees how often each occurs. `fpe` is FF1 (NIST SP 800-38G), for \
+              under a random nonce: nothing shows but the length. `deterministic` is AES-256-SIV (RFC 5297): values \
+              of one field and domain whose JSON texts are equal have equal ciphertexts, so that they join, count and \
+              serve in record keys, and whoever reads the view sees how often each occurs; `1` and `1.0` are two \
+              texts, and so is a letter written as it is and as an escape. `fpe` is FF1 (NIST SP 800-38G), for \
               systems that take nothing but a value of the old form: deterministic as well, of strings and numbers \
               only; the result is a string of the same length and alphabet that names no key and shows no change.",
     takes: Takes::Any,
@@ -49,7 +50,7 @@ pub const SPEC: Spec = Spec {
         Parameter {
             name: "separators",
             default: "space and hyphen",
-            doc: "of `fpe`: characters that stay where they are. Any other that is not of the alphabet: \
+            doc: "of `fpe`: characters that stay where they are, and show: neither letters nor digits. Any other that is not of the alphabet: \
                   not_in_alphabet",
         },
     ],
@@ -184,11 +185,14 @@ impl Format {
         }
         let scalar = arguments.scalar("separators");
         let separators = scalar.map_or(" -", |word| word.as_str()).to_owned();
+        let unfit = |one: char| one.is_alphanumeric() || numerals.contains_key(&one);
         if let Some(scalar) = scalar
-            && separators.chars().any(|separator| numerals.contains_key(&separator))
+            && separators.chars().any(unfit)
         {
             let found = format!("`{separators}`");
-            arguments.problem(scalar.span(), found, "separators that are not of the alphabet");
+            let expected =
+                "separators that are neither letters nor digits nor of the alphabet: they show";
+            arguments.problem(scalar.span(), found, expected);
         }
         Some(Format { alphabet, numerals, separators })
     }
@@ -266,7 +270,11 @@ mod tests {
             ),
             (
                 "encrypt: { mode: fpe, separators: '-0' }",
-                "`-0` / separators that are not of the alphabet",
+                "`-0` / separators that are neither letters nor digits nor of the alphabet: they show",
+            ),
+            (
+                "encrypt: { mode: fpe, separators: x }",
+                "`x` / separators that are neither letters nor digits nor of the alphabet: they show",
             ),
             (
                 "encrypt: { alphabet: digits }",

@@ -433,7 +433,7 @@ impl Parser<'_> {
         if !chosen.spec.distinct {
             let found = format!("view `{}` with `{}` for `{subject}`", view.name, chosen.text);
             let expected = "a deterministic treatment of the subject, which the record key holds (keep, \
-                            tokenize, hash, encrypt: deterministic), or `key: tokenize`, or `key: drop`";
+                            tokenize, hash, `encrypt: deterministic`, `encrypt` with `mode: fpe`), or `key: tokenize`, or `key: drop`";
             self.at(span, found, expected);
         }
     }

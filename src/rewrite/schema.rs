@@ -46,7 +46,7 @@ impl SchemaCache {
             None => {
                 let raw = scan.value_within(depth)?.text();
                 let schema: Value = serde_json::from_str(raw).map_err(|_| unreadable())?;
-                if !is_sound(&schema) {
+                if !is_sound(&schema, false) {
                     return Err(unreadable());
                 }
                 let views = (0..plan.views.len())
@@ -185,6 +185,7 @@ impl Rewriter<'_> {
                     view.names.token(name.as_bytes(), &mut token);
                     let token = String::from_utf8(token).ok()?;
                     new.as_object_mut()?.insert("field".into(), token.into());
+                    unname(&mut new);
                 }
                 Some(new)
             }),
@@ -217,21 +218,52 @@ const TYPES: &[&str] = &[
     "map", "struct",
 ];
 
-/// Whether a schema is as Connect has it, all the way down: what stands in place of a type may be data.
-fn is_sound(schema: &Value) -> bool {
+/// Whether a schema is as Connect has it, all the way down: what stands in another's place may be data.
+fn is_sound(schema: &Value, in_struct: bool) -> bool {
+    let container = matches!(kind(schema), "struct" | "array" | "map");
     let fits = |(name, value): (&String, &Value)| match name.as_str() {
         "type" => value.as_str().is_some_and(|kind| TYPES.contains(&kind)),
         "optional" => value.is_boolean(),
-        "version" => value.is_number() || value.is_null(),
+        "version" => {
+            value.as_i64().is_some_and(|one| i32::try_from(one).is_ok()) || value.is_null()
+        }
         "name" => value.is_string() || value.is_null(),
-        "field" => value.is_string(),
-        "fields" => value.as_array().is_some_and(|fields| fields.iter().all(is_sound)),
-        "items" | "keys" | "values" => is_sound(value),
+        "field" => in_struct && value.is_string(),
+        "fields" => {
+            let fields = value.as_array();
+            fields.is_some_and(|fields| fields.iter().all(|field| is_sound(field, true)))
+        }
+        "items" | "keys" | "values" => is_sound(value, false),
+        // Of a container it goes nowhere.
+        "default" => container || !(value.is_object() || value.is_array()),
+        "parameters" => {
+            let all = value.as_object();
+            value.is_null() || all.is_some_and(|all| all.values().all(Value::is_string))
+        }
         _ => true,
     };
     schema
         .as_object()
         .is_some_and(|members| members.contains_key("type") && members.iter().all(fits))
+}
+
+/// Takes out the names of types: under a name that is data, a connector calls the types inside after it. Those of
+/// Connect and Debezium say what kind of value it is, and stay.
+fn unname(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            let known = ["org.apache.kafka.connect.", "io.debezium."];
+            let name = members.get("name").and_then(Value::as_str).unwrap_or_default();
+            if !known.iter().any(|known| name.starts_with(known)) {
+                members.shift_remove("name");
+                members.shift_remove("version");
+            }
+            let inside = members.iter_mut().filter(|(name, _)| name.as_str() != "parameters");
+            inside.for_each(|(_, member)| unname(member));
+        }
+        Value::Array(all) => all.iter_mut().for_each(unname),
+        _ => {}
+    }
 }
 
 /// What a schema says of itself beside its members and its default.

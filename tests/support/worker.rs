@@ -15,6 +15,8 @@ pub struct Site {
     group: String,
     /// Lines of the `kafka` section.
     pub kafka: String,
+    /// Where keys are.
+    pub keys: String,
     /// Lines that go into `worker.yaml` as they stand.
     pub extra: String,
     /// What the environment says otherwise.
@@ -33,6 +35,7 @@ impl Site {
             bootstrap: bootstrap.into(),
             group: group.into(),
             kafka: String::new(),
+            keys: "keys: keys.json".into(),
             extra: String::new(),
             environment: Vec::new(),
         }
@@ -45,10 +48,10 @@ impl Site {
     /// The configuration of a worker of that name under all policies `policy*.yaml`, with telemetry at `listen`.
     pub fn configure(&self, name: &str, listen: SocketAddr) -> PathBuf {
         let file = self.path(&format!("{name}.yaml"));
-        let Site { bootstrap, group, kafka, extra, .. } = self;
+        let Site { bootstrap, group, kafka, keys, extra, .. } = self;
         let text = format!(
             "name: {name}\nkafka:\n  bootstrap: {bootstrap}\n  group: {group}\n{kafka}\n\
-             lanes: 1\npolicies: [policy*.yaml]\nkeys: keys.json\n\
+             lanes: 1\npolicies: [policy*.yaml]\n{keys}\n\
              quarantine: {{ topic: {group}.quarantine }}\naudit: {{ topic: {group}.audit }}\n\
              telemetry: {{ listen: \"{listen}\" }}\n{extra}\n"
         );
