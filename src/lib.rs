@@ -35,6 +35,8 @@ pub mod policy;
 
 pub mod rewrite;
 
+pub mod outbound;
+
 pub mod keys;
 
 pub mod quarantine;

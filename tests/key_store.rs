@@ -325,7 +325,7 @@ fn a_key_store_opens_with_its_passphrase_and_key_file_alone() {
     assert!(fails(&place).contains("too much"));
     std::fs::write(&kek, own.replace("veilstream-kek", "other")).unwrap();
     assert!(fails(&place).contains("expected `format`"));
-    std::fs::write(&kek, &own[..own.len() / 2]).unwrap();
+    std::fs::write(&kek, own.get(..own.len() / 2).unwrap()).unwrap();
     assert!(fails(&place).contains("line "));
     std::fs::remove_file(&kek).unwrap();
     assert!(fails(&place).contains("keys init"));
@@ -364,9 +364,9 @@ fn keys_rotate_and_old_copies_of_the_database_open_no_more() {
         place.back_up(copy.path());
         // A running worker sees each change.
         let ring = place.open();
-        assert!(!ring.renew().unwrap());
+        assert!(!ring.renew().unwrap().outdated);
         place.open().change(|keyset| keyset.rotate(Purpose::Wrap).map(drop)).unwrap();
-        assert!(ring.renew().unwrap());
+        assert!(ring.renew().unwrap().outdated);
         let ring = place.open();
         let mut engine = engine_with(POLICY, place.open());
         let new = sealed(&mut engine, &event("2", "bob@example.com"));
@@ -442,9 +442,9 @@ fn a_key_that_has_sealed_as_much_as_it_may_is_followed_by_the_next() {
         let ring = place.open();
         let told = ring.list().find(|(key, ..)| key.id == field.id).unwrap().2;
         assert_eq!(told, USES);
-        assert!(ring.renew().unwrap());
+        assert!(ring.renew().unwrap().outdated);
         let mut later = engine_with(POLICY, place.open());
-        assert!(!later.keys.renew().unwrap());
+        assert!(!later.keys.renew().unwrap().outdated);
         assert_eq!(later.keys.primary(Purpose::Field).unwrap().version, 2);
         let new = sealed(&mut later, &event("1", "ann@example.com"));
         assert_eq!(label(&new), Label { version: 2, ..label(&old) });

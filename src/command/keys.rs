@@ -54,6 +54,17 @@ pub enum Keys {
         #[arg(long)]
         yes: bool,
     },
+    /// Destroy an old version of the key file's key: copies of the database from before open no more, ever
+    DestroyKek {
+        /// Its version, as `keys list` shows it: 1 of `file/1`
+        version: u32,
+        /// The worker's configuration
+        #[arg(short, long)]
+        config: PathBuf,
+        /// Do it: it cannot be undone
+        #[arg(long)]
+        yes: bool,
+    },
     /// Seal all keys of a key store anew, by the newest key-encryption key and the newest wrapping key
     Rewrap {
         /// The worker's configuration
@@ -171,12 +182,24 @@ impl Keys {
                 which.key,
                 which.version
             ))),
-            Keys::Rewrap { config } => match Place::of(&config)? {
-                Place::Store { told, folder } => rewrap(&Ring::open(&told, &folder).or_usage()?),
-                Place::File(_) => Err(Exit::Usage(anyhow!(
-                    "a keyset file is not sealed: there is nothing to rewrap"
-                ))),
-            },
+            Keys::DestroyKek { version, yes: false, .. } => Err(Exit::Usage(anyhow!(
+                "what version {version} sealed, in whatever copy, will open no more, ever: say --yes"
+            ))),
+            Keys::DestroyKek { version, config, yes: true } => {
+                store(&config)?.destroy_kek(version)?;
+                writeln!(std::io::stdout(), "version {version} is destroyed")?;
+                Ok(())
+            }
+            Keys::Rewrap { config } => rewrap(&store(&config)?),
+        }
+    }
+}
+
+fn store(config: &std::path::Path) -> Result<Ring, Exit> {
+    match Place::of(config)? {
+        Place::Store { told, folder } => Ring::open(&told, &folder).or_usage(),
+        Place::File(_) => {
+            Err(Exit::Usage(anyhow!("a keyset file is not sealed: this is of a key store")))
         }
     }
 }

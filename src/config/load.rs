@@ -124,8 +124,12 @@ impl Config {
                 if store.sqlite.is_some() == store.postgres.is_some() {
                     return found("key_store", "one of `sqlite` and `postgres`");
                 }
-                if store.kek.file.is_none() {
-                    return found("key_store.kek", "a provider: `file`");
+                let kek = &store.kek;
+                let providers =
+                    [kek.file.is_some(), kek.vault_transit.is_some(), kek.aws_kms.is_some()];
+                if providers.into_iter().filter(|there| *there).count() != 1 {
+                    let expected = "one provider: `file`, `vault_transit` or `aws_kms`";
+                    return found("key_store.kek", expected);
                 }
             }
             (Some(_), None) => {}

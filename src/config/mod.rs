@@ -112,6 +112,49 @@ pub struct Kek {
     /// A key file, made by `veilstream keys init --config`.
     #[serde(default)]
     pub file: Option<KekFile>,
+    /// The transit engine of HashiCorp Vault or OpenBao.
+    #[serde(default)]
+    pub vault_transit: Option<VaultTransit>,
+    /// AWS Key Management Service. Credentials come from the environment, a profile, or the machine's or pod's role.
+    #[serde(default)]
+    pub aws_kms: Option<AwsKms>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VaultTransit {
+    /// Such as `https://vault.example.com:8200`; plain `http` to this machine alone.
+    pub address: String,
+    /// The name of a key of a type that takes associated data, such as `aes256-gcm96`.
+    pub key: String,
+    /// Where the engine is mounted.
+    #[serde(default = "default_mount")]
+    pub mount: String,
+    /// The namespace, where there are any.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// A token that may `encrypt` and `decrypt` with the key. It is read at each request: let an agent renew the file.
+    pub token: SecretText,
+    /// PEM file of the authorities of Vault's certificate. The system's if unset.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+fn default_mount() -> String {
+    "transit".into()
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AwsKms {
+    /// The key, by its ARN, its id, or an alias such as `alias/veilstream`: symmetric, for encryption.
+    pub key: String,
+    /// The region. AWS_REGION or the profile says it if unset.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Another address than the region's own.
+    #[serde(default)]
+    pub endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

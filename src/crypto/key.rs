@@ -162,6 +162,15 @@ pub struct SubjectKeys {
     pub cached: usize,
 }
 
+/// How it stands with the keys of the deployment.
+#[derive(Default)]
+pub struct KeyState {
+    /// Others are in force than were read.
+    pub outdated: bool,
+    /// How many values each version has sealed, by all workers ever, where that is counted.
+    pub uses: Vec<(Purpose, KeyId, u32, u64)>,
+}
+
 /// Where keys come from.
 pub trait KeySource: Send + Sync {
     /// The key that new values are treated with.
@@ -186,9 +195,8 @@ pub trait KeySource: Send + Sync {
     /// Counts values that a key has sealed, where that is kept.
     fn used(&self, _id: KeyId, _version: u32, _uses: u64) {}
 
-    /// Makes new primary keys where one has sealed as many values as it may; true where other keys are in force than
-    /// were read.
-    fn renew(&self) -> Result<bool, KeyError> {
-        Ok(false)
+    /// Makes new primary keys where one has sealed as many values as it may, and says how things stand.
+    fn renew(&self) -> Result<KeyState, KeyError> {
+        Ok(KeyState::default())
     }
 }

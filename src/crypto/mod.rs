@@ -10,7 +10,7 @@ mod key;
 pub mod mac;
 mod secret;
 
-pub use key::{DataKey, KeyError, KeyId, KeySource, Purpose, SubjectId, SubjectKeys};
+pub use key::{DataKey, KeyError, KeyId, KeySource, KeyState, Purpose, SubjectId, SubjectKeys};
 pub use secret::Secret;
 
 use sha2::Digest;

@@ -5,6 +5,7 @@
 //! wrapping key, those of the subjects. So a million subjects cost the provider nothing, and what the database holds
 //! opens nothing without the provider.
 
+mod background;
 pub mod kek;
 mod keyset;
 mod ring;
@@ -25,6 +26,16 @@ pub enum KeysError {
     Keyset(#[from] KeysetError),
     #[error(transparent)]
     Ring(#[from] RingError),
+}
+
+impl KeysError {
+    /// To wait may help: a database or a provider is away.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            KeysError::Ring(error) => error.is_passing(),
+            KeysError::Keyset(_) => false,
+        }
+    }
 }
 
 /// The keys that a configuration names.

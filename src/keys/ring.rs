@@ -15,7 +15,7 @@ use crate::config;
 use crate::crypto::aead::{self, Cipher, NONCE};
 use crate::crypto::ciphertext::{Algorithm, SAMPLE, SealKey};
 use crate::crypto::{
-    DataKey, KeyError, KeyId, KeySource, Purpose, Secret, SubjectId, SubjectKeys, derive,
+    DataKey, KeyError, KeyId, KeySource, KeyState, Purpose, Secret, SubjectId, SubjectKeys, derive,
 };
 
 /// Values that one key seals under random nonces of 96 bits, at most. NIST SP 800-38D, section 8.3, allows 2^32; what
@@ -39,6 +39,18 @@ pub enum RingError {
     StillWraps(u64),
     #[error("{0} keys are sealed by it: run `veilstream keys rewrap` first")]
     StillSeals(usize),
+}
+
+impl RingError {
+    /// To wait may help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            RingError::Store(StoreError::Late) => true,
+            RingError::Store(StoreError::Database(error)) => error.as_database_error().is_none(),
+            RingError::Kek(error) => error.is_passing(),
+            _ => false,
+        }
+    }
 }
 
 /// An opened key store.
@@ -194,17 +206,14 @@ impl Ring {
 
     /// A new key-encryption key from now on; what is sealed stays so until [`Ring::rewrap`].
     pub fn rotate_kek(&self) -> Result<String, RingError> {
-        self.kek.rotate()?;
-        Ok(self.kek.name()?)
+        Ok(self.kek.rotate()?)
     }
 
     /// Destroys an old version of the key-encryption key, which seals none of the keys any more. Copies of the
     /// database from before open no more.
     pub fn destroy_kek(&self, version: u32) -> Result<(), RingError> {
-        let name = self.kek.name()?;
-        let provider = name.split('/').next().unwrap_or_default();
-        let old = format!("{provider}/{version}");
-        match self.told.iter().filter(|(kek, _)| *kek == old).count() {
+        let ends = format!("/{version}");
+        match self.told.iter().filter(|(kek, _)| kek.ends_with(&ends)).count() {
             0 => Ok(self.kek.destroy(version)?),
             sealed => Err(RingError::StillSeals(sealed)),
         }
@@ -289,17 +298,18 @@ impl Ring {
 
 /// The keys as rows, sealed by the newest key-encryption key.
 fn sealed_rows(keys: &[Key], kek: &dyn Kek) -> Result<Vec<RingRow>, KekError> {
-    let name = kek.name()?;
     let row = |key: &Key| {
         let context = context(key.purpose.name(), key.id, key.version);
         let seal = |secret: &Secret<[u8; 32]>| kek.seal(secret.expose(), &context);
+        let sealed = key.secret.as_ref().map(seal).transpose()?;
+        let (kek, sealed) = sealed.map(|sealed| (sealed.kek, sealed.bytes)).unzip();
         Ok(RingRow {
             id: key.id,
             version: key.version,
             purpose: key.purpose.name().into(),
             status: key.status.name().into(),
-            kek: name.clone(),
-            sealed: key.secret.as_ref().map(seal).transpose()?,
+            kek: kek.unwrap_or_default(),
+            sealed,
             uses: 0,
         })
     };
@@ -368,30 +378,29 @@ impl KeySource for Ring {
         }
     }
 
-    fn renew(&self) -> Result<bool, KeyError> {
-        if self.store.revision().map_err(away)? != self.revision {
-            return Ok(true);
-        }
+    fn renew(&self) -> Result<KeyState, KeyError> {
+        let outdated = self.store.revision().map_err(away)? != self.revision;
         let rows = self.store.keyring().map_err(away)?;
-        let mut renewed = false;
-        for purpose in [Purpose::Field, Purpose::Quarantine] {
-            let worn = |row: &RingRow| {
-                row.purpose == purpose.name()
-                    && row.status == Status::Primary.name()
-                    && row.uses >= USES
-            };
-            if rows.iter().any(worn) && !renewed {
-                tracing::warn!(
-                    purpose = purpose.name(),
-                    "the key has sealed as many values as it may: it is rotated"
-                );
-                self.change(|keyset| keyset.rotate(purpose).map(drop))
-                    .map_err(|error| KeyError::Away(error.to_string()))?;
-                // The other comes the next time: this changed what it would be made from.
-                renewed = true;
-            }
+        let purpose =
+            |row: &RingRow| Purpose::ALL.into_iter().find(|one| one.name() == row.purpose);
+        let uses =
+            rows.iter().filter_map(|row| Some((purpose(row)?, row.id, row.version, row.uses)));
+        let mut state = KeyState { outdated, uses: uses.collect() };
+        let worn = |key: &&Key| {
+            let uses = rows.iter().find(|row| (row.id, row.version) == (key.id, key.version));
+            key.status == Status::Primary
+                && matches!(key.purpose, Purpose::Field | Purpose::Quarantine)
+                && uses.is_some_and(|row| row.uses >= USES)
+        };
+        // One at a time: the change is made from what was read.
+        if !outdated && let Some(key) = self.keyset.keys.iter().find(worn) {
+            let purpose = key.purpose;
+            tracing::warn!(key = %key.id, version = key.version, "sealed as many values as it may: it is rotated");
+            let changed = self.change(|keyset| keyset.rotate(purpose).map(drop));
+            changed.map_err(|error| KeyError::Away(error.to_string()))?;
+            state.outdated = true;
         }
-        Ok(renewed)
+        Ok(state)
     }
 }
 

@@ -4,6 +4,8 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::crypto::{KeyId, Purpose};
+
 /// Every metric of a worker. Base units; `_total` counts since the start.
 pub struct Metrics {
     registry: Registry,
@@ -26,6 +28,7 @@ pub struct Metrics {
     pub policy: IntGaugeVec,
     pub reloads: IntCounterVec,
     pub key_uses: IntCounterVec,
+    key_store_uses: IntGaugeVec,
     pub subject_keys: IntCounterVec,
     pub restarts: IntCounterVec,
     pub ready: IntGaugeVec,
@@ -158,6 +161,11 @@ impl Metrics {
                 "Fields treated under a key of the deployment",
                 &["purpose", "key", "version"],
             )?,
+            key_store_uses: gauge(
+                "key_store_uses",
+                "Values that a key of the deployment sealed, of all workers ever, about",
+                &["purpose", "key", "version"],
+            )?,
             subject_keys: counter(
                 "subject_keys_total",
                 "Keys of data subjects that batches asked for: cached, read from the store",
@@ -218,6 +226,16 @@ impl Metrics {
     /// The Prometheus text format.
     pub fn text(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// Says how many values each version of a key has sealed.
+    pub fn set_key_store_uses(&self, uses: &[(Purpose, KeyId, u32, u64)]) {
+        for (purpose, id, version, uses) in uses {
+            let (id, version) = (id.to_string(), version.to_string());
+            let labels = [purpose.name(), id.as_str(), version.as_str()];
+            let uses = i64::try_from(*uses).unwrap_or(i64::MAX);
+            self.key_store_uses.with_label_values(&labels).set(uses);
+        }
     }
 
     /// Says which policies are in force, and no others.

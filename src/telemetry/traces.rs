@@ -26,10 +26,10 @@ use opentelemetry_sdk::trace::{
 };
 use prometheus::IntCounterVec;
 use ureq::http::header::CONTENT_TYPE;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{self, ConfigError};
+use crate::outbound::{self, Endpoint};
 use crate::rewrite::{Failure, Header, TRACEPARENT, TraceParent};
 
 /// A collector that takes longer has failed.
@@ -254,20 +254,9 @@ impl Http {
         if !(0.0..=1.0).contains(&traces.sample) {
             return Err(TracesError::Sample(traces.sample));
         }
-        let endpoint: Uri = traces.endpoint.parse().map_err(|_| TracesError::Endpoint)?;
-        let (scheme, authority) = (endpoint.scheme_str(), endpoint.authority());
-        let authority = authority.filter(|authority| !authority.as_str().contains('@'));
-        let host = authority.ok_or(TracesError::Endpoint)?.host();
-        if !matches!(scheme, Some("http" | "https")) {
-            return Err(TracesError::Endpoint);
-        }
-        let here = host == "localhost"
-            || host
-                .trim_matches(['[', ']'])
-                .parse()
-                .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-        if scheme == Some("http") && !here && !traces.headers.is_empty() {
-            return Err(TracesError::Clear(host.to_owned()));
+        let endpoint = Endpoint::parse(&traces.endpoint).ok_or(TracesError::Endpoint)?;
+        if !endpoint.is_safe() && !traces.headers.is_empty() {
+            return Err(TracesError::Clear(endpoint.host));
         }
         let mut headers = HeaderMap::new();
         for (name, secret) in &traces.headers {
@@ -280,19 +269,9 @@ impl Http {
             value.set_sensitive(true);
             headers.insert(key, value);
         }
-        let roots = match &traces.ca {
-            None => RootCerts::PlatformVerifier,
-            Some(file) => authorities(&folder.join(file))?,
-        };
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
-            .http_status_as_error(false)
-            // Headers are for this address alone, and the way to it is not the environment's to say.
-            .max_redirects(0)
-            .proxy(None)
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .build()
-            .new_agent();
+        let authorities = traces.ca.as_ref().map(|file| folder.join(file));
+        let agent = outbound::agent(authorities.as_deref(), PATIENCE)
+            .map_err(|why| TracesError::Authority(authorities.unwrap_or_default(), why))?;
         Ok(Http { agent, headers })
     }
 
@@ -304,21 +283,6 @@ impl Http {
         let (parts, body) = self.agent.run(request.map(|body| body.to_vec()))?.into_parts();
         let body = body.into_with_config().limit(64 << 10).read_to_vec()?;
         Ok(Response::from_parts(parts, Bytes::from(body)))
-    }
-}
-
-fn authorities(file: &Path) -> Result<RootCerts, TracesError> {
-    let of = |why: String| TracesError::Authority(file.to_owned(), why);
-    let pem = std::fs::read(file).map_err(|error| of(error.to_string()))?;
-    let mut certificates = Vec::new();
-    for item in ureq::tls::parse_pem(&pem) {
-        if let PemItem::Certificate(one) = item.map_err(|error| of(error.to_string()))? {
-            certificates.push(one);
-        }
-    }
-    match certificates.is_empty() {
-        true => Err(of("holds no certificate".to_owned())),
-        false => Ok(RootCerts::Specific(Arc::new(certificates))),
     }
 }
 

@@ -53,6 +53,7 @@ impl RunError {
     /// Bad configuration, as against work that failed.
     pub fn is_configuration(&self) -> bool {
         match self {
+            RunError::Load(LoadError::Keys(error)) => !error.is_passing(),
             RunError::Config(_) | RunError::Load(_) => true,
             RunError::Listen(..) | RunError::Remote(_) | RunError::Traces(_) => true,
             RunError::Lane(error) => error.is_configuration(),
@@ -192,9 +193,9 @@ impl Worker {
                 tokio::time::sleep(KEYS).await;
                 let keys = Arc::clone(&shared.plans().keys);
                 match tokio::task::spawn_blocking(move || keys.renew()).await {
-                    Ok(Ok(false)) => {}
-                    Ok(Ok(true)) => {
-                        if tell.send(()).await.is_err() {
+                    Ok(Ok(state)) => {
+                        shared.metrics.set_key_store_uses(&state.uses);
+                        if state.outdated && tell.send(()).await.is_err() {
                             return;
                         }
                     }

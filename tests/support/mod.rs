@@ -8,6 +8,7 @@ pub mod grafana;
 pub mod ledger;
 pub mod panels;
 pub mod postgres;
+pub mod providers;
 pub mod proxy;
 pub mod scene;
 pub mod worker;

@@ -11,7 +11,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Kek, KekError};
+use super::{Kek, KekError, Sealed};
 use crate::config;
 use crate::crypto::aead::{self, Cipher, NONCE};
 use crate::crypto::{Secret, derive};
@@ -193,19 +193,14 @@ fn replace(file: &File, path: &Path) -> Result<(), KekError> {
 }
 
 impl Kek for KekFile {
-    fn name(&self) -> Result<String, KekError> {
-        let newest = self.cipher(None).map_or(0, |(version, _)| version);
-        Ok(format!("file/{newest}"))
-    }
-
     /// Four bytes of the version, big-endian; nonce, ciphertext and tag.
-    fn seal(&self, key: &[u8; 32], context: &str) -> Result<Vec<u8>, KekError> {
+    fn seal(&self, key: &[u8; 32], context: &str) -> Result<Sealed, KekError> {
         let Some((version, cipher)) = self.cipher(None) else {
             return Err(KekError::File(format!("{}: has no key", self.path.display())));
         };
-        let mut sealed = version.to_be_bytes().to_vec();
-        sealed.extend(seal(&cipher, context.as_bytes(), key));
-        Ok(sealed)
+        let mut bytes = version.to_be_bytes().to_vec();
+        bytes.extend(seal(&cipher, context.as_bytes(), key));
+        Ok(Sealed { kek: format!("file/{version}"), bytes })
     }
 
     fn open(&self, sealed: &[u8], context: &str) -> Result<Secret<[u8; 32]>, KekError> {
@@ -220,7 +215,7 @@ impl Kek for KekFile {
             .ok_or_else(|| wrong(format!("version {version} does not open {context}")))
     }
 
-    fn rotate(&self) -> Result<(), KekError> {
+    fn rotate(&self) -> Result<String, KekError> {
         let mut keys = locked(&self.keys);
         let mut changed = locked(&self.file).clone();
         let version = keys.iter().map(|(version, _)| *version).max().unwrap_or(0) + 1;
@@ -233,7 +228,7 @@ impl Kek for KekFile {
         replace(&changed, &self.path)?;
         *locked(&self.file) = changed;
         keys.push((version, key));
-        Ok(())
+        Ok(format!("file/{version}"))
     }
 
     fn destroy(&self, version: u32) -> Result<(), KekError> {

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use sqlx::SqlSafeStr;
@@ -15,6 +14,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use super::background::Background;
 use crate::config;
 use crate::crypto::{KeyId, SubjectId};
 
@@ -75,48 +75,28 @@ enum Pool {
 /// runtime. They may be called from within another.
 pub struct Store {
     pool: std::sync::Arc<Pool>,
-    runtime: Runtime,
+    background: Background,
 }
 
-/// A thread of its own: lanes are plain threads, and commands have no runtime.
-struct Runtime {
-    handle: tokio::runtime::Handle,
-    /// Ends it when it is dropped.
-    _until: tokio::sync::oneshot::Sender<()>,
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        StoreError::Setting(error.to_string())
+    }
 }
 
-impl Runtime {
-    fn start() -> Result<Runtime, StoreError> {
-        let failed = |error: std::io::Error| StoreError::Setting(error.to_string());
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let handle = runtime.handle().clone();
-        let (until, ends) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("keys".into())
-            .spawn(move || drop(runtime.block_on(ends)))
-            .map_err(failed)?;
-        Ok(Runtime { handle, _until: until })
-    }
-
-    fn wait<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (tell, told) = mpsc::sync_channel(1);
-        self.handle.spawn(async move {
-            let done = tokio::time::timeout(PATIENCE, work).await;
-            let _ = tell.send(done.unwrap_or(Err(StoreError::Late)));
-        });
-        told.recv().unwrap_or(Err(StoreError::Late))
-    }
+/// [`Background::wait`], with lateness an error like others.
+fn wait<T: Send + 'static>(
+    background: &Background,
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    background.wait(PATIENCE, work).unwrap_or(Err(StoreError::Late))
 }
 
 /// The same with either pool. The SQL is the same; `$pool` differs in its type.
 macro_rules! with {
     ($store:expr, |$pool:ident| $work:expr) => {{
         let pool = std::sync::Arc::clone(&$store.pool);
-        $store.runtime.wait(async move {
+        wait(&$store.background, async move {
             match &*pool {
                 Pool::Sqlite($pool) => $work,
                 Pool::Postgres($pool) => $work,
@@ -128,7 +108,7 @@ macro_rules! with {
 impl Store {
     /// Opens the database; makes it, where `make` is said.
     pub fn open(told: &config::KeyStore, folder: &Path, make: bool) -> Result<Store, StoreError> {
-        let runtime = Runtime::start()?;
+        let background = Background::start("keys")?;
         let pool = match (&told.sqlite, &told.postgres) {
             (Some(path), _) => {
                 let path = folder.join(path);
@@ -154,7 +134,7 @@ impl Store {
                 let pool = SqlitePoolOptions::new()
                     .max_connections(CONNECTIONS)
                     .acquire_timeout(PATIENCE / 2);
-                Pool::Sqlite(runtime.wait(async { Ok(pool.connect_with(options).await?) })?)
+                Pool::Sqlite(wait(&background, async { Ok(pool.connect_with(options).await?) })?)
             }
             (None, Some(url)) => {
                 let url =
@@ -162,12 +142,12 @@ impl Store {
                 let options = postgres(url.expose())?;
                 let pool =
                     PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE / 2);
-                Pool::Postgres(runtime.wait(async { Ok(pool.connect_with(options).await?) })?)
+                Pool::Postgres(wait(&background, async { Ok(pool.connect_with(options).await?) })?)
             }
             // Config::load has seen to it that there is one.
             (None, None) => return Err(StoreError::Setting("no database is named".into())),
         };
-        let store = Store { pool: std::sync::Arc::new(pool), runtime };
+        let store = Store { pool: std::sync::Arc::new(pool), background };
         let migrations = store.migrations();
         match make {
             true => with!(store, |pool| Ok(migrations.run(pool).await?))?,
@@ -261,7 +241,7 @@ impl Store {
     pub fn subjects(&self, wanted: &[SubjectId]) -> Result<Vec<SubjectRow>, StoreError> {
         let pool = std::sync::Arc::clone(&self.pool);
         let wanted = wanted.to_vec();
-        let rows = self.runtime.wait(async move {
+        let rows = wait(&self.background, async move {
             Ok(match &*pool {
                 Pool::Sqlite(pool) => {
                     let sql = "SELECT s.subject, s.id, s.version, s.wrap, s.sealed, s.uses \
@@ -284,7 +264,7 @@ impl Store {
     /// They are in order, so that two workers do not wait for each other.
     pub fn add_subjects(&self, new: Vec<SubjectRow>) -> Result<Vec<SubjectRow>, StoreError> {
         let pool = std::sync::Arc::clone(&self.pool);
-        let rows = self.runtime.wait(async move {
+        let rows = wait(&self.background, async move {
             Ok(match &*pool {
                 Pool::Sqlite(pool) => {
                     let sql = "INSERT INTO subjects (subject, id, version, wrap, sealed) \
