@@ -285,7 +285,7 @@ fn what_is_there_is_not_made_again_and_others_cannot_read_it() {
     both(|place| {
         place.create();
         let again = Ring::create(&place.told(), place.path());
-        assert!(again.err().unwrap().to_string().contains("made already"));
+        assert!(again.err().unwrap().to_string().contains("its keys already"));
         for file in ["kek.json", "keys.db", "keys.db-wal"] {
             let Ok(metadata) = std::fs::metadata(place.path().join(file)) else { continue };
             assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{file}");

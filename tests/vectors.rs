@@ -226,3 +226,112 @@ fn key_derivation_agrees_with_wycheproof() {
     });
     assert_eq!(counts, Counts { valid: 23, invalid: 0, skipped: vec![("a salt", 63)] });
 }
+
+/// RFC 5297, appendix A: of AES-SIV with keys of 256 bits, the library's; the worker uses it with 512.
+#[test]
+fn the_examples_of_rfc_5297_come_out() {
+    use aes_siv::siv::Aes128Siv;
+    let unhex = |text: &str| -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    };
+    for (key, headers, plaintext, sealed) in [
+        (
+            "fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0 f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",
+            vec!["101112131415161718191a1b1c1d1e1f2021222324252627"],
+            "112233445566778899aabbccddee",
+            "85632d07c6e8f37f950acd320a2ecc93 40c02b9690c4dc04daef7f6afe5c",
+        ),
+        (
+            "7f7e7d7c7b7a79787776757473727170 404142434445464748494a4b4c4d4e4f",
+            vec![
+                "00112233445566778899aabbccddeeffdeaddadadeaddadaffeeddccbbaa99887766554433221100",
+                "102030405060708090a0",
+                "09f911029d74e35bd84156c5635688c0",
+            ],
+            "7468697320697320736f6d6520706c61696e7465787420746f20656e6372797074207573696e67205349562d414553",
+            "7bdb6e3b432667eb06f4d14bff2fbd0f cb900f2fddbe404326601965c889bf17dba77ceb094fa663b7a3f748ba8af829ea64ad544a272e9c485b62a3fd5c0d",
+        ),
+    ] {
+        let key: [u8; 32] = unhex(key).try_into().unwrap();
+        let headers: Vec<Vec<u8>> = headers.into_iter().map(unhex).collect();
+        let mut cipher = <Aes128Siv as aes_siv::KeyInit>::new(&key.into());
+        let made = cipher.encrypt(&headers, &unhex(plaintext)).unwrap();
+        assert_eq!(made, unhex(sealed));
+        assert_eq!(cipher.decrypt(&headers, &made).unwrap(), unhex(plaintext));
+    }
+}
+
+/// What the worker seals, another implementation opens: docs/examples/decrypt.py, with Python's `cryptography`.
+#[test]
+fn the_decryptor_of_the_documentation_opens_what_is_sealed_and_nothing_else() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    use veilstream::crypto::ciphertext::{Algorithm, Sealer};
+    use veilstream::crypto::{KeySource, Purpose};
+    use veilstream::keys::Keyset;
+
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let mut keys = Keyset::generate();
+    keys.rotate(Purpose::Field).unwrap();
+    keys.create(&file).unwrap();
+    let decrypt = |keys: &std::path::Path, domain: &str, path: &str, input: &str| {
+        let mut python = Command::new("python3")
+            .arg(root.join("docs/examples/decrypt.py"))
+            .arg(keys)
+            .args([domain, path])
+            .env("PYTHONPATH", root.join("target/python"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        python.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let done = python.wait_with_output().unwrap();
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success() || stderr == "line 1 does not open\n", "{stderr}");
+        done.status.success().then(|| String::from_utf8(done.stdout).unwrap())
+    };
+    let values =
+        ["\"ann@example.com\"", "12.50", "\"caf\\u00e9 \u{1f600}\"", "{\"a\": [null]}", "\"\""];
+    let seal = |algorithm, purpose| {
+        let key = keys.primary(purpose).unwrap();
+        let sealer = Sealer::new(&key, algorithm, "crm/fraud/é", "contacts[].email");
+        let of = |value: &&str| {
+            let mut out = Vec::new();
+            sealer.seal_text(value.as_bytes(), &mut Vec::new(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        values.iter().map(of).collect::<Vec<String>>()
+    };
+    let gcm = seal(Algorithm::Aes256Gcm, Purpose::Field);
+    let siv = seal(Algorithm::Aes256Siv, Purpose::Deterministic);
+    let all: Vec<String> = gcm.iter().chain(&siv).cloned().collect();
+    let opened = decrypt(&file, "crm/fraud/é", "contacts[].email", &all.join("\n")).unwrap();
+    assert!(opened.lines().eq(values.iter().chain(&values).copied()));
+    for (number, sealed) in [&gcm[0], &siv[0]].into_iter().enumerate() {
+        assert!(decrypt(&file, "crm/fraud/e", "contacts[].email", sealed).is_none());
+        assert!(decrypt(&file, "crm/fraud/é", "contacts[].emai", sealed).is_none());
+        let last = sealed.chars().rev().nth(1).unwrap();
+        let changed = sealed.replace(last, if last == 'A' { "B" } else { "A" });
+        assert!(decrypt(&file, "crm/fraud/é", "contacts[].email", &changed).is_none(), "{number}");
+        let cut: String = sealed.chars().take(60).collect();
+        assert!(decrypt(&file, "crm/fraud/é", "contacts[].email", &cut).is_none());
+    }
+    // The documented vectors.
+    let page = std::fs::read_to_string(root.join("docs/ciphertext.md")).unwrap();
+    let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let texts: Vec<String> = lines.chunks(2).map(|parts| parts.concat()).collect();
+    assert_eq!(texts.len(), 2);
+    let key: Vec<u8> = (0..32).collect();
+    let documented = serde_json::json!({ "keys": [{
+        "id": "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf", "version": 3,
+        "key": base64_simd::STANDARD.encode_to_string(key),
+    }] });
+    std::fs::write(&file, documented.to_string()).unwrap();
+    let opened = decrypt(&file, "crm-customers/fraud/email", "contacts[].email", &texts.join("\n"));
+    assert_eq!(opened.as_deref(), Some("\"ann@example.com\"\n\"ann@example.com\"\n"));
+}

@@ -16,7 +16,7 @@ use crate::keys::{ChangeError, Key, Keyset, Ring, Status, USES};
 /// Make, list and change keys
 #[derive(Subcommand)]
 pub enum Keys {
-    /// Make a keyset file, readable by its owner alone; or, with --config, the keys that the configuration names
+    /// Make a keyset file, readable by its owner alone, or what the configuration names; nothing is overwritten
     Init {
         #[command(flatten)]
         at: At,
@@ -75,7 +75,7 @@ pub enum Keys {
 
 #[derive(Args)]
 pub struct At {
-    /// A keyset file; one that is there is never overwritten by `init`
+    /// A keyset file
     #[arg(required_unless_present = "config")]
     file: Option<PathBuf>,
     /// The worker's configuration: its keyset file or key store
@@ -271,6 +271,9 @@ fn list(place: &Place, json: bool) -> Result<(), Exit> {
             None => String::new(),
         };
         table.add_row(columns.iter().map(cell));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     writeln!(out, "{}", table.trim_fmt())?;
     if let Some(subjects) = subjects {

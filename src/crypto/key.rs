@@ -120,10 +120,8 @@ pub enum KeyError {
     #[error("`encrypt: {{ scope: subject }}` needs the path of the data subject: `subject`")]
     NoSubject,
     /// The store or what it stands on is away: it may be back.
-    #[error("the key store: {0}")]
+    #[error("{0}")]
     Away(String),
-    #[error("the key store: {0}")]
-    Store(String),
 }
 
 impl KeyError {

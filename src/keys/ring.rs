@@ -27,7 +27,7 @@ const AT_ONCE: u32 = 1000;
 /// Why a key store does not open, or a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    #[error("the key store: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Kek(#[from] KekError),

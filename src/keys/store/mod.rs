@@ -25,21 +25,33 @@ const CONNECTIONS: u32 = 4;
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{0}")]
-    Database(#[from] sqlx::Error),
-    #[error("{0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("no answer within {} s", PATIENCE.as_secs())]
+    #[error("the key store: {0}")]
+    Database(sqlx::Error),
+    #[error("the key store: {0}")]
+    Migrate(sqlx::migrate::MigrateError),
+    #[error("the key store: no answer within {} s", PATIENCE.as_secs())]
     Late,
-    #[error("{0}")]
+    #[error("the key store: {0}")]
     Setting(String),
-    #[error("there is none at {0}: make one with `veilstream keys init --config`")]
+    #[error("there is no key store in {0}: make one with `veilstream keys init --config`")]
     Missing(String),
     /// Somebody else changed it at the same time.
     #[error("the keys were changed by another at the same time; look at them, and try again")]
     Conflict,
-    #[error("its keys are made already")]
+    #[error("the key store has its keys already")]
     Made,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        StoreError::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        StoreError::Migrate(error)
+    }
 }
 
 /// A row of the keyring.
