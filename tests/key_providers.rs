@@ -38,17 +38,18 @@ impl Desk {
     }
 
     fn keys(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY)
-            .arg("keys")
-            .args(arguments)
+        let mut command = Command::new(BINARY);
+        self.surroundings(command.arg("keys").args(arguments)).output().unwrap()
+    }
+
+    fn surroundings<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
             .arg("--config")
             .arg(self.folder.path().join("worker.yaml"))
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "canary-secret")
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env_remove("AWS_REGION")
-            .output()
-            .unwrap()
     }
 
     fn ok(&self, arguments: &[&str]) -> String {
@@ -159,6 +160,39 @@ fn vault_that_refuses_or_is_away_is_told_apart() {
     }
 }
 
+/// Whatever is asked of the log, what goes to a provider and comes from it is not in it.
+#[test]
+fn a_log_of_everything_has_neither_tokens_nor_keys() {
+    let (vault_server, kms_server) = (Server::openbao(), Server::moto());
+    let key = kms_server.kms("CreateKey", "{}")["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+    for kek in [vault(vault_server.address, ""), kms(kms_server.address, &key)] {
+        let desk = Desk::new();
+        desk.provider(&kek).ok(&["init"]);
+        let policy = "{ policy: p, version: 1, source: { topic: t, format: json }, fields: { a: b }, views: { v: { topic: o, default: encrypt } } }";
+        std::fs::write(desk.folder.path().join("p"), policy).unwrap();
+        let mut command = Command::new(BINARY);
+        let run = desk.surroundings(command.arg("run"));
+        run.env(
+            "VEILSTREAM_LOG",
+            "trace,ureq_proto::util=trace,ureq=trace,aws_smithy_runtime=trace",
+        );
+        run.env("VEILSTREAM__TELEMETRY__LISTEN", "127.0.0.1:0");
+        let log = desk.folder.path().join("log");
+        run.stderr(std::fs::File::create(&log).unwrap());
+        let mut worker = run.spawn().unwrap();
+        let read = || std::fs::read_to_string(&log).unwrap();
+        support::broker::wait_until("it has begun", || read().contains("starting"));
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        let log = read();
+        assert!(log.contains("TRACE") && log.len() > 1000, "{log}");
+        for word in ["ureq", "aws_", "hyper", "plaintext", "Vault-Token", TOKEN, "canary"] {
+            let found = log.lines().find(|line| line.contains(word));
+            assert!(found.is_none(), "{word}: {found:?}");
+        }
+    }
+}
+
 fn kms(address: impl std::fmt::Display, key: &str) -> String {
     format!("{{ aws_kms: {{ key: '{key}', region: eu-central-1, endpoint: 'http://{address}' }} }}")
 }
@@ -168,6 +202,7 @@ fn kms_seals_and_another_key_takes_over() {
     let server = Server::moto();
     let key = || server.kms("CreateKey", "{}")["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
     let (one, two) = (key(), key());
+    assert_ne!(one, two);
     let desk = Desk::new();
     desk.provider(&kms(server.address, &one));
     desk.ok(&["init"]);
@@ -176,8 +211,19 @@ fn kms_seals_and_another_key_takes_over() {
     desk.ok(&["rotate", "kek"]);
     desk.ok(&["rotate", "wrap"]);
     desk.ok(&["rewrap"]);
-    // A key that did not seal them opens none.
+    // A key that did not seal them opens none; it takes over when it is told to.
     assert!(desk.provider(&kms(server.address, &two)).fails(&["list"]).contains("AWS KMS refuses"));
+    let old = desk.folder.path().join("old.yaml");
+    desk.provider(&kms(server.address, &one));
+    std::fs::copy(desk.folder.path().join("worker.yaml"), &old).unwrap();
+    desk.provider(&kms(server.address, &two));
+    desk.ok(&["rewrap", "--from", old.to_str().unwrap()]);
+    let listed = desk.ok(&["list"]);
+    assert!(
+        listed.matches(&format!("aws-kms/{two}")).count() == 8 && !listed.contains(&one),
+        "{listed}"
+    );
+    let one = two;
     desk.provider(&kms(server.address, "alias/none"));
     assert!(desk.fails(&["list"]).contains("NotFoundException"));
     // Answers of 500 are waited out, some times.

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Exit, OrUsage};
 use crate::config::{Config, KeyStore};
 use crate::crypto::{KeyId, Purpose};
+use crate::keys::kek::{self, Kek};
 use crate::keys::{ChangeError, Key, Keyset, Ring, Status, USES};
 
 /// Make, list and change keys
@@ -70,6 +71,9 @@ pub enum Keys {
         /// The worker's configuration
         #[arg(short, long)]
         config: PathBuf,
+        /// A configuration with the provider, or the key of it, that sealed them until now: to change to another
+        #[arg(long)]
+        from: Option<PathBuf>,
     },
 }
 
@@ -150,17 +154,21 @@ impl Place {
         })
     }
 
+    fn store(self) -> Result<(Box<KeyStore>, PathBuf), Exit> {
+        match self {
+            Place::Store { told, folder } => Ok((told, folder)),
+            Place::File(_) => {
+                Err(Exit::Usage(anyhow!("a keyset file is not sealed: this is of a key store")))
+            }
+        }
+    }
+
     fn change<T>(
         &self,
         change: impl FnOnce(&mut Keyset) -> Result<T, ChangeError>,
     ) -> Result<T, Exit> {
         match self {
-            Place::File(file) => {
-                let mut keyset = Keyset::load(file).or_usage()?;
-                let done = change(&mut keyset).or_usage()?;
-                keyset.replace(file)?;
-                Ok(done)
-            }
+            Place::File(file) => Keyset::change(file, change).or_usage(),
             Place::Store { told, folder } => {
                 Ok(Ring::open(told, folder).or_usage()?.change(change)?)
             }
@@ -190,18 +198,21 @@ impl Keys {
                 writeln!(std::io::stdout(), "version {version} is destroyed")?;
                 Ok(())
             }
-            Keys::Rewrap { config } => rewrap(&store(&config)?),
+            Keys::Rewrap { config, from: None } => rewrap(&store(&config)?, None),
+            Keys::Rewrap { config, from: Some(from) } => {
+                let (told, folder) = Place::of(&config)?.store()?;
+                let (before, at) = Place::of(&from)?.store()?;
+                let new = kek::open(&told.kek, &folder).or_usage()?;
+                let old = kek::open(&before.kek, &at).or_usage()?;
+                rewrap(&Ring::open_by(&told, &folder, old).or_usage()?, Some(new.as_ref()))
+            }
         }
     }
 }
 
 fn store(config: &std::path::Path) -> Result<Ring, Exit> {
-    match Place::of(config)? {
-        Place::Store { told, folder } => Ring::open(&told, &folder).or_usage(),
-        Place::File(_) => {
-            Err(Exit::Usage(anyhow!("a keyset file is not sealed: this is of a key store")))
-        }
-    }
+    let (told, folder) = Place::of(config)?.store()?;
+    Ring::open(&told, &folder).or_usage()
 }
 
 fn init(place: &Place) -> Result<(), Exit> {
@@ -316,8 +327,8 @@ fn set(which: &Which, status: Status) -> Result<(), Exit> {
     Ok(())
 }
 
-fn rewrap(ring: &Ring) -> Result<(), Exit> {
-    ring.rewrap()?;
+fn rewrap(ring: &Ring, by: Option<&dyn Kek>) -> Result<(), Exit> {
+    ring.rewrap(by)?;
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::new_spinner(),
         false => ProgressBar::hidden(),

@@ -18,6 +18,7 @@
 //! Without Key Commitment", USENIX Security 2022), and only under the name that it carries. The AAD is the
 //! SHA-256 of the place: the length of the domain (two bytes, big-endian), the domain and the path.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64_simd::URL_SAFE_NO_PAD;
@@ -127,7 +128,7 @@ pub struct SealKey {
 }
 
 /// One use in so many is counted, for so many.
-pub const SAMPLE: u64 = 1 << 16;
+const SAMPLE: u64 = 1 << 16;
 
 impl SealKey {
     pub fn new(key: &DataKey, algorithm: Algorithm) -> Self {
@@ -202,13 +203,21 @@ impl Place {
 
 /// Seals values for one place: a domain and a path.
 pub struct Sealer {
-    key: SealKey,
+    key: Arc<SealKey>,
     place: Place,
 }
 
 impl Sealer {
     pub fn new(key: &DataKey, algorithm: Algorithm, domain: &str, path: &str) -> Self {
-        Sealer { key: SealKey::new(key, algorithm), place: Place::new(domain, path) }
+        Sealer::with(Arc::new(SealKey::new(key, algorithm)), Place::new(domain, path))
+    }
+
+    pub fn with(key: Arc<SealKey>, place: Place) -> Self {
+        Sealer { key, place }
+    }
+
+    pub fn key(&self) -> Arc<SealKey> {
+        Arc::clone(&self.key)
     }
 
     /// Appends the ciphertext as bytes.

@@ -163,8 +163,8 @@ pub struct SubjectKeys {
 /// How it stands with the keys of the deployment.
 #[derive(Default)]
 pub struct KeyState {
-    /// Others are in force than were read.
-    pub outdated: bool,
+    /// Others are in force than were read: their revision.
+    pub outdated: Option<i64>,
     /// How many values each version has sealed, by all workers ever, where that is counted.
     pub uses: Vec<(Purpose, KeyId, u32, u64)>,
 }
@@ -190,7 +190,7 @@ pub trait KeySource: Send + Sync {
         }
     }
 
-    /// Counts values that a key has sealed, where that is kept.
+    /// Counts values that a key has sealed, where that is kept: [`KeySource::renew`] writes it.
     fn used(&self, _id: KeyId, _version: u32, _uses: u64) {}
 
     /// Makes new primary keys where one has sealed as many values as it may, and says how things stand.

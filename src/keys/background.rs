@@ -23,6 +23,11 @@ impl Background {
         Ok(Background { handle, _until: until })
     }
 
+    /// For what is made outside of it and belongs to it.
+    pub fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.handle.enter()
+    }
+
     /// Waits for `work`, from whatever thread but its own; None where it takes longer than `patience`.
     pub fn wait<T: Send + 'static>(
         &self,

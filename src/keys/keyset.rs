@@ -1,14 +1,15 @@
 //! The keys of the whole deployment, by purpose and version; and the keyset file: JSON, readable by its owner alone.
 
-use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::files::{self, Changing};
 use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose, Secret};
 
 const FORMAT: &str = "veilstream-keyset";
@@ -74,6 +75,8 @@ pub enum KeysetError {
     Readable { path: PathBuf, mode: u32 },
     #[error("{path} is no keyset: {problem}")]
     Malformed { path: PathBuf, problem: String },
+    #[error(transparent)]
+    Change(#[from] ChangeError),
 }
 
 /// The mode bits that let others at a file of this owner. What an orchestrator mounts belongs to root, and is read by
@@ -218,44 +221,30 @@ impl Keyset {
 
     /// Writes a new file with the mode 0600.
     pub fn create(&self, path: &Path) -> Result<(), KeysetError> {
-        let write = |error: std::io::Error| match error.kind() {
+        let mut text = self.print();
+        let written = files::create(path, &text);
+        text.zeroize();
+        written.map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => KeysetError::Exists { path: path.into() },
             _ => KeysetError::Write { path: path.into(), error },
-        };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(write)?;
-        let mut text = self.print();
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        text.zeroize();
-        written.map_err(write)
+        })
     }
 
-    /// Writes it in place of the file it was read from: whole or not at all.
-    pub fn replace(&self, path: &Path) -> Result<(), KeysetError> {
+    /// Changes a file: whole or not at all, and nobody else meanwhile.
+    pub fn change<T>(
+        path: &Path,
+        change: impl FnOnce(&mut Keyset) -> Result<T, ChangeError>,
+    ) -> Result<T, KeysetError> {
         let write = |error| KeysetError::Write { path: path.into(), error };
-        let metadata = fs::metadata(path).map_err(write)?;
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        // What a crash left of an earlier one.
-        let _ = fs::remove_file(&new);
-        self.create(&new)?;
-        let ours = fs::metadata(&new).map_err(write)?;
-        if (metadata.uid(), metadata.gid()) != (ours.uid(), ours.gid()) {
-            std::os::unix::fs::chown(&new, Some(metadata.uid()), Some(metadata.gid()))
-                .map_err(write)?;
-        }
-        fs::set_permissions(&new, metadata.permissions()).map_err(write)?;
-        fs::rename(&new, path).map_err(write)?;
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(write)
+        let file = Changing::begin(path)
+            .map_err(|error| KeysetError::Read { path: path.into(), error })?;
+        let mut keyset = Keyset::load(path)?;
+        let done = change(&mut keyset)?;
+        let mut text = keyset.print();
+        let written = file.replace(&text);
+        text.zeroize();
+        written.map_err(write)?;
+        Ok(done)
     }
 
     fn print(&self) -> String {

@@ -6,6 +6,7 @@
 //! opens nothing without the provider.
 
 mod background;
+mod files;
 pub mod kek;
 mod keyset;
 mod ring;

@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use rand::RngExt;
 
 use super::kek::{self, Kek, KekError, KekFile};
 use super::keyset::{self, ChangeError, Key, Keyset, Status};
 use super::store::{RingRow, Store, StoreError, SubjectRow};
 use crate::config;
 use crate::crypto::aead::{self, Cipher, NONCE};
-use crate::crypto::ciphertext::{Algorithm, SAMPLE, SealKey};
+use crate::crypto::ciphertext::{Algorithm, SealKey};
 use crate::crypto::{
     DataKey, KeyError, KeyId, KeySource, KeyState, Purpose, Secret, SubjectId, SubjectKeys, derive,
 };
@@ -21,6 +20,8 @@ use crate::crypto::{
 /// Values that one key seals under random nonces of 96 bits, at most. NIST SP 800-38D, section 8.3, allows 2^32; what
 /// is counted is an estimate, and is counted behind.
 pub const USES: u64 = 1 << 31;
+/// How many subjects a query asks for: more than most batches have.
+const PART: usize = 5_000;
 /// How many keys of subjects are sealed anew in one transaction.
 const AT_ONCE: u32 = 1000;
 
@@ -35,8 +36,6 @@ pub enum RingError {
     Change(#[from] ChangeError),
     #[error("the key store: {0}")]
     Malformed(String),
-    #[error("{0} keys of data subjects are sealed by it: run `veilstream keys rewrap` first")]
-    StillWraps(u64),
     #[error("{0} keys are sealed by it: run `veilstream keys rewrap` first")]
     StillSeals(usize),
 }
@@ -45,7 +44,7 @@ impl RingError {
     /// To wait may help.
     pub fn is_passing(&self) -> bool {
         match self {
-            RingError::Store(StoreError::Late) => true,
+            RingError::Store(StoreError::Late | StoreError::Outdated) => true,
             RingError::Store(StoreError::Database(error)) => error.as_database_error().is_none(),
             RingError::Kek(error) => error.is_passing(),
             _ => false,
@@ -65,6 +64,8 @@ pub struct Ring {
     wraps: HashMap<u32, Cipher>,
     wrap: u32,
     cache: Cache<SubjectId, Arc<SealKey>>,
+    /// Uses of keys that are not written yet.
+    pending: Mutex<HashMap<(KeyId, u32), u64>>,
 }
 
 /// What a key of the deployment is sealed for.
@@ -98,13 +99,28 @@ impl Ring {
         }
         let kek = kek::open(&told.kek, folder)?;
         let rows = sealed_rows(&Keyset::of(&Purpose::ALL).keys, kek.as_ref())?;
-        store.write_keyring(rows, store.revision()?)?;
+        for row in &rows {
+            let elsewhere = row.sealed.as_deref().map(|sealed| kek.open(sealed, "elsewhere"));
+            if elsewhere.is_some_and(|opened| opened.is_ok()) {
+                let problem = "the provider does not bind a key to its place: it is too old";
+                return Err(RingError::Malformed(problem.into()));
+            }
+        }
+        store.write_keyring(rows, Vec::new(), store.revision()?)?;
         Ring::with(told, store, kek)
     }
 
     pub fn open(told: &config::KeyStore, folder: &Path) -> Result<Ring, RingError> {
-        let store = Store::open(told, folder, false)?;
-        Ring::with(told, store, kek::open(&told.kek, folder)?)
+        Ring::open_by(told, folder, kek::open(&told.kek, folder)?)
+    }
+
+    /// The same, sealed by another provider than the configuration's.
+    pub fn open_by(
+        told: &config::KeyStore,
+        folder: &Path,
+        kek: Box<dyn Kek>,
+    ) -> Result<Ring, RingError> {
+        Ring::with(told, Store::open(told, folder, false)?, kek)
     }
 
     fn with(told: &config::KeyStore, store: Store, kek: Box<dyn Kek>) -> Result<Ring, RingError> {
@@ -136,6 +152,7 @@ impl Ring {
                 .max_capacity(told.cached_subjects.get())
                 .time_to_live(Duration::from_secs(told.cached_s.get()))
                 .build(),
+            pending: Mutex::default(),
         })
     }
 
@@ -165,27 +182,30 @@ impl Ring {
         // A purpose has one primary key at any time: what was one is written before what becomes one.
         let mut different: Vec<Key> = changed.keys.iter().filter(differs).cloned().collect();
         different.sort_by_key(|key| key.status == Status::Primary);
-        for key in &different {
-            if key.purpose == Purpose::Wrap && key.status == Status::Destroyed {
-                let sealed = self.store.count(Some(key.version))?;
-                if sealed > 0 {
-                    return Err(RingError::StillWraps(sealed));
-                }
-            }
+        let unused = different
+            .iter()
+            .filter(|key| key.purpose == Purpose::Wrap && key.status == Status::Destroyed)
+            .map(|key| key.version)
+            .collect();
+        let rows = sealed_rows(&different, self.kek.as_ref())?;
+        self.store.write_keyring(rows, unused, self.revision)?;
+        if different.iter().any(|key| key.status == Status::Destroyed) {
+            self.store.settle()?;
         }
-        self.store.write_keyring(sealed_rows(&different, self.kek.as_ref())?, self.revision)?;
         Ok(done)
     }
 
-    /// Seals all keys of the deployment by the newest key-encryption key.
-    pub fn rewrap(&self) -> Result<(), RingError> {
-        let rows = sealed_rows(&self.keyset.keys, self.kek.as_ref())?;
-        Ok(self.store.write_keyring(rows, self.revision)?)
+    /// Seals all keys of the deployment by the newest key-encryption key, of another provider where one is named.
+    pub fn rewrap(&self, by: Option<&dyn Kek>) -> Result<(), RingError> {
+        let kek = by.unwrap_or(self.kek.as_ref());
+        let rows = sealed_rows(&self.keyset.keys, kek)?;
+        self.store.write_keyring(rows, Vec::new(), self.revision)?;
+        Ok(self.store.settle()?)
     }
 
     /// Seals the keys of some data subjects by the primary wrapping key; gives how many it were.
     pub fn rewrap_subjects(&self) -> Result<usize, RingError> {
-        let rows = self.store.wrapped_otherwise(self.wrap, AT_ONCE)?;
+        let rows = self.store.wrapped_before(self.wrap, AT_ONCE)?;
         let mut sealed = Vec::new();
         for row in rows {
             let key = self.unwrapped(&row).ok_or_else(|| {
@@ -200,7 +220,10 @@ impl Ring {
             sealed.push((row, new));
         }
         let count = sealed.len();
-        self.store.rewrap(sealed, self.wrap)?;
+        match count {
+            0 => self.store.settle()?,
+            _ => self.store.rewrap(sealed, self.wrap)?,
+        }
         Ok(count)
     }
 
@@ -249,8 +272,12 @@ impl Ring {
     }
 
     /// Prepares the keys of rows; a row that does not open gives none, and its subject's records go to quarantine.
-    fn prepare(&self, rows: Vec<SubjectRow>, found: &mut SubjectKeys) {
+    /// A wrapping key that is not known here, or is disabled, is one that others know: then it is waited for.
+    fn prepare(&self, rows: Vec<SubjectRow>, found: &mut SubjectKeys) -> Result<(), StoreError> {
         for row in rows {
+            if row.sealed.is_some() && !self.wraps.contains_key(&row.wrap) {
+                return Err(StoreError::Outdated);
+            }
             let Some(secret) = self.unwrapped(&row) else {
                 if row.sealed.is_some() {
                     let (key, version) = (row.id, row.version);
@@ -263,6 +290,7 @@ impl Ring {
             self.cache.insert(row.subject, Arc::clone(&prepared));
             found.keys.insert(row.subject, prepared);
         }
+        Ok(())
     }
 
     /// Gives the next version to subjects whose keys have sealed as many values as one key may.
@@ -288,11 +316,11 @@ impl Ring {
             .filter(|subject| !known.contains(subject))
             .map(|subject| self.fresh(*subject, keyset::random_id(), 1))
             .collect();
-        self.prepare(rows, found);
-        if !new.is_empty() {
-            self.prepare(self.store.add_subjects(new)?, found);
+        self.prepare(rows, found)?;
+        match new.is_empty() {
+            true => Ok(()),
+            false => self.prepare(self.store.add_subjects(new, self.wrap)?, found),
         }
-        Ok(())
     }
 }
 
@@ -360,7 +388,10 @@ impl KeySource for Ring {
         }
         found.cached = found.keys.len();
         if !missing.is_empty() {
-            self.look_up(&missing, &mut found).map_err(away)?;
+            // What is found stays in the cache, should a later part not be had in time.
+            for part in missing.chunks(PART) {
+                self.look_up(part, &mut found).map_err(away)?;
+            }
             // Keys that are too old, or too many, are wiped now and not at some later time.
             self.cache.run_pending_tasks();
         }
@@ -368,24 +399,23 @@ impl KeySource for Ring {
     }
 
     fn used(&self, id: KeyId, version: u32, uses: u64) {
-        // What is written is rounded to whole samples, up or down by chance: in the sum it comes out even.
-        let chance = rand::rng().random_range(0..SAMPLE);
-        let rounded = uses.saturating_add(chance) / SAMPLE * SAMPLE;
-        if rounded > 0
-            && let Err(error) = self.store.used(id, version, rounded)
-        {
-            tracing::warn!(key = %id, version, uses = rounded, "uses of a key were not counted: {error}");
-        }
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = pending.entry((id, version)).or_insert(0);
+        *counted = counted.saturating_add(uses);
     }
 
     fn renew(&self) -> Result<KeyState, KeyError> {
-        let outdated = self.store.revision().map_err(away)? != self.revision;
+        self.write_uses().map_err(away)?;
+        let revision = self.store.revision().map_err(away)?;
         let rows = self.store.keyring().map_err(away)?;
         let purpose =
             |row: &RingRow| Purpose::ALL.into_iter().find(|one| one.name() == row.purpose);
         let uses =
             rows.iter().filter_map(|row| Some((purpose(row)?, row.id, row.version, row.uses)));
-        let mut state = KeyState { outdated, uses: uses.collect() };
+        let mut state = KeyState {
+            outdated: (revision != self.revision).then_some(revision),
+            uses: uses.collect(),
+        };
         let worn = |key: &&Key| {
             let uses = rows.iter().find(|row| (row.id, row.version) == (key.id, key.version));
             key.status == Status::Primary
@@ -393,14 +423,37 @@ impl KeySource for Ring {
                 && uses.is_some_and(|row| row.uses >= USES)
         };
         // One at a time: the change is made from what was read.
-        if !outdated && let Some(key) = self.keyset.keys.iter().find(worn) {
+        if state.outdated.is_none()
+            && let Some(key) = self.keyset.keys.iter().find(worn)
+        {
             let purpose = key.purpose;
-            tracing::warn!(key = %key.id, version = key.version, "sealed as many values as it may: it is rotated");
+            tracing::warn!(
+                key = %key.id,
+                version = key.version,
+                "sealed as many values as it may: it is rotated"
+            );
             let changed = self.change(|keyset| keyset.rotate(purpose).map(drop));
             changed.map_err(|error| KeyError::Away(error.to_string()))?;
-            state.outdated = true;
+            state.outdated = Some(revision + 1);
         }
         Ok(state)
+    }
+}
+
+impl Ring {
+    fn write_uses(&self) -> Result<(), StoreError> {
+        let locked = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = std::mem::take(&mut *locked());
+        for ((id, version), uses) in &pending {
+            if let Err(error) = self.store.used(*id, *version, *uses) {
+                // Some may count twice then: too much rather than too little.
+                for (key, uses) in pending {
+                    *locked().entry(key).or_insert(0) += uses;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -95,7 +95,8 @@ impl Keyed for Encrypt {
         };
         let key = keys.primary(purpose)?;
         let sealer = Sealer::new(&key, self.0, site.domain, site.path);
-        Ok(Bound::with_key(Encrypting(sealer), purpose, key))
+        let sealing = Some(sealer.key());
+        Ok(Bound { sealing, ..Bound::with_key(Encrypting(sealer), purpose, key) })
     }
 
     fn spec(&self) -> Option<&'static Spec> {
@@ -113,7 +114,7 @@ impl Keyed for OfSubject {
         match (site.subject, keys.has_subjects(), self.required) {
             (true, true, _) => {
                 let operator = Arc::new(SubjectEncrypting(Place::new(site.domain, site.path)));
-                Ok(Bound { operator, key: None, subject: true })
+                Ok(Bound { operator, key: None, sealing: None, subject: true })
             }
             (_, _, false) => Encrypt(Algorithm::Aes256Gcm).bind(site, keys),
             (false, _, true) => Err(KeyError::NoSubject),

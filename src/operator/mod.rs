@@ -117,6 +117,8 @@ pub struct Bound {
     pub operator: Arc<dyn Operator>,
     /// The key it uses, for the audit trail and the metrics.
     pub key: Option<(Purpose, DataKey)>,
+    /// It seals under random nonces with this, which counts.
+    pub sealing: Option<Arc<SealKey>>,
     /// It uses the key of the data subject.
     pub subject: bool,
 }
@@ -124,7 +126,8 @@ pub struct Bound {
 impl Bound {
     /// With a key of the policy.
     pub fn with_key(operator: impl Operator + 'static, purpose: Purpose, key: DataKey) -> Bound {
-        Bound { operator: Arc::new(operator), key: Some((purpose, key)), subject: false }
+        let operator = Arc::new(operator);
+        Bound { operator, key: Some((purpose, key)), sealing: None, subject: false }
     }
 }
 
@@ -157,7 +160,8 @@ impl Treatment {
         match self {
             Treatment::Keep | Treatment::Drop | Treatment::Null => Ok(None),
             Treatment::Plain(operator) => {
-                Ok(Some(Bound { operator: Arc::clone(operator), key: None, subject: false }))
+                let operator = Arc::clone(operator);
+                Ok(Some(Bound { operator, key: None, sealing: None, subject: false }))
             }
             Treatment::Keyed(keyed) => keyed.bind(site, keys).map(Some),
         }

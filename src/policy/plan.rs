@@ -9,6 +9,7 @@ use super::automaton::{Automaton, MOST_STATES};
 use super::condition::Condition;
 use super::model::*;
 use super::parse::chosen_for;
+use crate::crypto::ciphertext::SealKey;
 use crate::crypto::mac::Digester;
 use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose, SubjectId};
 use crate::event::debezium::Part;
@@ -173,6 +174,8 @@ pub struct Plan {
     pub views: Vec<ViewPlan>,
     pub classes: Vec<String>,
     pub keys: Vec<KeyUse>,
+    /// What seals under random nonces with keys of the deployment.
+    pub sealing: Vec<Arc<SealKey>>,
     /// Where values are encrypted under keys of data subjects.
     pub subject: Option<SubjectPlan>,
     /// Top-level fields that conditions read.
@@ -210,6 +213,7 @@ impl Plan {
             views: Vec::new(),
             classes,
             keys: Vec::new(),
+            sealing: Vec::new(),
             subject: None,
             captures: automaton.captures,
             row: automaton.row,
@@ -353,6 +357,7 @@ impl Plan {
                             digester: Digester::new(&key, "subject", &policy.population),
                         });
                     }
+                    self.sealing.extend(bound.sealing);
                     let key = bound.key.map(|(purpose, key)| self.key_index(purpose, &key));
                     // A keyed digest costs more than to remember it.
                     let memo = (key.is_some() && chosen.spec.deterministic).then_some(self.memos);

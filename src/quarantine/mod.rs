@@ -3,10 +3,12 @@
 //! What is outside the ciphertext never says a value: topic, partition, offset, stage, reason, and the path as far
 //! as the policy knows it.
 
+use std::sync::Arc;
+
 use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::ciphertext::{self, Algorithm, Sealer};
+use crate::crypto::ciphertext::{self, Algorithm, Place, SealKey, Sealer};
 use crate::crypto::mac::Digester;
 use crate::crypto::{KeyError, KeySource, Purpose};
 use crate::rewrite::{Failure, HEADER_FRAME, POLICY_HEADER, RawRecord};
@@ -104,7 +106,7 @@ pub enum OpenError {
 
 /// Seals records of one worker.
 pub struct Sealing {
-    key: crate::crypto::DataKey,
+    key: Arc<SealKey>,
     digester: Digester,
 }
 
@@ -112,7 +114,13 @@ impl Sealing {
     pub fn new(keys: &dyn KeySource) -> Result<Sealing, KeyError> {
         let key = keys.primary(Purpose::Quarantine)?;
         let digester = Digester::new(&keys.primary(Purpose::Digest)?, "quarantine", "");
+        let key = Arc::new(SealKey::new(&key, Algorithm::Aes256Gcm));
         Ok(Sealing { key, digester })
+    }
+
+    /// What seals, and counts.
+    pub fn key(&self) -> &Arc<SealKey> {
+        &self.key
     }
 
     /// The record, whole and encrypted.
@@ -136,8 +144,8 @@ impl Sealing {
         // Strings alone: they always serialize.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&content).unwrap_or_default());
         let mut value = Vec::new();
-        Sealer::new(&self.key, Algorithm::Aes256Gcm, DOMAIN, &from.path())
-            .seal(&plaintext, &mut value);
+        let place = Place::new(DOMAIN, &from.path());
+        Sealer::with(Arc::clone(&self.key), place).seal(&plaintext, &mut value);
         Sealed { key: from.path(), value, headers: headers_of(from, failure, policy) }
     }
 

@@ -3,7 +3,7 @@
 
 use super::walk::Image;
 use crate::crypto::SubjectId;
-use crate::event::debezium::Part;
+use crate::event::debezium::{Part, UNAVAILABLE};
 use crate::json::{Bounds, Kind, Scanner, SyntaxError};
 use crate::policy::{Format, Plan, Role, SubjectPlan};
 
@@ -47,7 +47,9 @@ pub fn find(plan: &Plan, bounds: Bounds, buffer: &mut String, value: &[u8]) -> I
     match plan.policy.format {
         Format::Json => found.after = search.row(text),
         // Cut short by an error, it has what it met until then.
-        Format::Debezium => drop(search.envelope(&mut Scanner::new(text, bounds), &mut found)),
+        Format::Debezium => {
+            let _ = search.envelope(&mut Scanner::new(text, bounds), &mut found, true);
+        }
     }
     found
 }
@@ -65,10 +67,11 @@ impl Search<'_> {
         &mut self,
         scan: &mut Scanner<'_>,
         found: &mut Images<SubjectId>,
+        outermost: bool,
     ) -> Result<(), SyntaxError> {
         let (mut before, mut after) = (false, false);
         scan.expect(b'{')?;
-        while !(before && after) {
+        loop {
             let (name, _) = scan.name()?;
             scan.expect(b':')?;
             let kind = scan.kind()?;
@@ -79,7 +82,10 @@ impl Search<'_> {
                 _ => None,
             };
             match part {
-                Some(Part::Payload) if kind == Kind::Object => return self.envelope(scan, found),
+                // One within another is the rewrite's to refuse.
+                Some(Part::Payload) if kind == Kind::Object => {
+                    return if outermost { self.envelope(scan, found, false) } else { Ok(()) };
+                }
                 Some(Part::Before) => {
                     before = true;
                     found.before = self.image(kind, scan);
@@ -128,6 +134,8 @@ impl Search<'_> {
         }
         let value = scan.value().ok()?;
         match value.kind() {
+            // What Debezium left out, and no text, are nobody in particular.
+            _ if matches!(value.text(), UNAVAILABLE | "\"\"") => None,
             Kind::String | Kind::Number => {
                 Some(self.subject.identify(value.characters(self.buffer)))
             }

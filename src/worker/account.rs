@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::audit::{self, AuditRecord, Auditor, Offsets, Processed, Quarantined, ViewCounts};
-use crate::crypto::KeySource;
 use crate::kafka::Positions;
 use crate::policy::Plan;
 use crate::rewrite::{Disposition, Tally};
@@ -98,7 +97,7 @@ impl TopicAccount {
     }
 
     /// Enters the batch into the metrics, once it is committed.
-    pub fn publish(&self, plan: &Plan, keys: &dyn KeySource, metrics: &Metrics) {
+    pub fn publish(&self, plan: &Plan, metrics: &Metrics) {
         let policy = plan.policy.name.as_str();
         let topic = self.topic.as_str();
         let records: u64 = self.partitions.values().map(|run| run.records).sum();
@@ -132,9 +131,6 @@ impl TopicAccount {
             let (id, version) = (key.id.to_string(), key.version.to_string());
             let labels = [key.purpose.name(), id.as_str(), &version];
             metrics.key_uses.with_label_values(&labels).inc_by(uses);
-            if uses > 0 {
-                keys.used(key.id, key.version, uses);
-            }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let latency = metrics.latency.with_label_values(&[topic]).local();

@@ -52,9 +52,23 @@ enum Source {
 impl Plans {
     /// Reads the keyset and all policies; every mistake of every policy is reported at once.
     pub fn load(config: &Config) -> Result<Plans, LoadError> {
-        let keys = keys::open(config)?;
         let policies = policies(config)?;
         let files = policies.iter().flat_map(|policy| policy.files.clone()).collect();
+        let policies = policies.into_iter().map(Arc::new).collect();
+        Plans::compile(policies, files, keys::open(config)?)
+    }
+
+    /// The same policies, compiled with the keys that are in force now.
+    pub fn rekeyed(&self, config: &Config) -> Result<Plans, LoadError> {
+        let policies = self.all().map(|plan| Arc::clone(&plan.policy)).collect();
+        Plans::compile(policies, self.files.clone(), keys::open(config)?)
+    }
+
+    fn compile(
+        policies: Vec<Arc<Policy>>,
+        files: Vec<PathBuf>,
+        keys: Arc<dyn KeySource>,
+    ) -> Result<Plans, LoadError> {
         let mut plans = Vec::new();
         for policy in policies {
             let source = match &policy.topics {
@@ -65,7 +79,7 @@ impl Plans {
                     Err(error) => return Err(LoadError::Conflicts(error.to_string())),
                 },
             };
-            plans.push((source, Arc::new(Plan::compile(Arc::new(policy), keys.as_ref())?)));
+            plans.push((source, Arc::new(Plan::compile(policy, keys.as_ref())?)));
         }
         // Every lane needs it: a keyset without its keys is refused here and not by the lanes.
         Sealing::new(keys.as_ref())?;

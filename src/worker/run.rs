@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::lane::{Lane, LaneError, LaneShared, Observer};
 use super::plans::{LoadError, Plans};
@@ -19,6 +20,8 @@ use crate::telemetry::{self, Health, Metrics, Remote, RemoteError, Traces, Trace
 
 /// How often it is looked whether other keys are in force.
 const KEYS: Duration = Duration::from_secs(5);
+/// How long it is waited before the same keys are asked for again.
+const AGAIN: Duration = Duration::from_secs(60);
 /// How often lag and outages are looked at.
 const TICK: Duration = Duration::from_secs(2);
 
@@ -68,6 +71,47 @@ enum Cause {
     /// SIGHUP.
     Asked,
     FileChanged,
+    /// Other keys are in force: the policies in force are compiled with them.
+    Keys,
+}
+
+/// What was read again.
+struct Loaded {
+    cause: Cause,
+    plans: Result<Plans, LoadError>,
+}
+
+/// Reads again what it is asked to, one after the other; it may wait for a database.
+struct Loader {
+    ask: mpsc::UnboundedSender<Cause>,
+    loaded: mpsc::UnboundedReceiver<Loaded>,
+}
+
+impl Loader {
+    fn start(shared: &Arc<LaneShared>) -> Loader {
+        let (ask, mut asked) = mpsc::unbounded_channel();
+        let (tell, loaded) = mpsc::unbounded_channel();
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            while let Some(cause) = asked.recv().await {
+                let shared = Arc::clone(&shared);
+                let load = move || match cause {
+                    Cause::Keys => shared.plans().rekeyed(&shared.config),
+                    Cause::Asked | Cause::FileChanged => Plans::load(&shared.config),
+                };
+                let Ok(plans) = tokio::task::spawn_blocking(load).await else { continue };
+                if tell.send(Loaded { cause, plans }).is_err() {
+                    return;
+                }
+            }
+        });
+        Loader { ask, loaded }
+    }
+
+    fn ask(&self, cause: Cause) {
+        // The other end lives as long as this.
+        let _ = self.ask.send(cause);
+    }
 }
 
 /// The worker goes on without telemetry, but not silently.
@@ -159,18 +203,19 @@ impl Worker {
         let mut served = Watch::new(&self.remote_files());
         let mut tick = tokio::time::interval(TICK);
         let mut shown = Shown::default();
-        let mut keys = self.watch_keys();
+        let mut loader = Loader::start(&self.shared);
+        self.watch_keys(loader.ask.clone());
         loop {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 _ = hangup.recv() => {
-                    self.reload(Cause::Asked, &mut watch);
+                    loader.ask(Cause::Asked);
                     self.renew().await;
                 }
                 () = served.changed() => self.renew().await,
-                Some(()) = keys.recv() => self.reload(Cause::Asked, &mut watch),
-                () = watch.changed() => self.reload(Cause::FileChanged, &mut watch),
+                () = watch.changed() => loader.ask(Cause::FileChanged),
+                Some(loaded) = loader.loaded.recv() => self.take(loaded, &mut watch),
                 _ = tick.tick() => {
                     shown.update(&self.connections, &self.shared.metrics);
                     self.show_outage();
@@ -184,32 +229,40 @@ impl Worker {
         self.stop().await
     }
 
-    /// Tells when other keys are in force.
-    fn watch_keys(&self) -> tokio::sync::mpsc::Receiver<()> {
-        let (tell, told) = tokio::sync::mpsc::channel(1);
+    /// Asks for other plans when other keys are in force.
+    fn watch_keys(&self, ask: mpsc::UnboundedSender<Cause>) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
+            // What was asked for, and when: it may take a while, or may have been refused.
+            let mut told: Option<(i64, Instant)> = None;
             loop {
                 tokio::time::sleep(KEYS).await;
                 let keys = Arc::clone(&shared.plans().keys);
                 match tokio::task::spawn_blocking(move || keys.renew()).await {
                     Ok(Ok(state)) => {
                         shared.metrics.set_key_store_uses(&state.uses);
-                        if state.outdated && tell.send(()).await.is_err() {
-                            return;
+                        let Some(revision) = state.outdated else { continue };
+                        let asked =
+                            |(of, at): (i64, Instant)| of == revision && at.elapsed() < AGAIN;
+                        if !told.is_some_and(asked) {
+                            told = Some((revision, Instant::now()));
+                            if ask.send(Cause::Keys).is_err() {
+                                return;
+                            }
                         }
                     }
                     Ok(Err(error)) => tracing::warn!("keys are not looked after: {error}"),
-                    Err(_) => return,
+                    Err(_) => {
+                        tracing::error!("a defect of veilstream while keys were looked after")
+                    }
                 }
             }
         });
-        told
     }
 
     /// Replaces keys and all policies, or nothing.
-    fn reload(&self, cause: Cause, watch: &mut Watch) {
-        let outcome = match Plans::load(&self.shared.config) {
+    fn take(&self, Loaded { cause, plans }: Loaded, watch: &mut Watch) {
+        let outcome = match plans {
             Ok(plans) => {
                 let policies = labels(&plans);
                 // An editor touches files that it does not change; who asks may have changed the keyset.
@@ -218,7 +271,7 @@ impl Worker {
                     return;
                 }
                 self.shared.metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
-                tracing::info!(?policies, "policies replaced");
+                tracing::info!(?policies, keys = cause == Cause::Keys, "policies replaced");
                 if plans.files != self.shared.plans().files {
                     *watch = Watch::new(&plans.files);
                 }
@@ -227,7 +280,7 @@ impl Worker {
                 "applied"
             }
             Err(error) => {
-                tracing::error!("the policies in force stay in force: {error}");
+                tracing::error!("the policies and keys in force stay in force: {error}");
                 let errors = match &error {
                     LoadError::Policies(all) => all.0.len(),
                     _ => 1,

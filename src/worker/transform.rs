@@ -165,15 +165,17 @@ impl<'l> Transform<'l> {
             let metric = &self.lane.shared.metrics.audit_events;
             metric.with_label_values(&[kind]).inc_by(events);
         }
-        for key in std::mem::take(&mut self.subjects).keys.into_values() {
+        let of_subjects = std::mem::take(&mut self.subjects).keys;
+        let of_plans = self.works.values().flat_map(|work| &work.rewriter.plan().sealing);
+        let all = of_plans.chain(of_subjects.values()).chain([self.sealing.key()]);
+        for key in all {
             let (uses, (id, version)) = (key.take_uses(), key.name());
             if uses > 0 {
                 self.plans.keys.used(id, version, uses);
             }
         }
         for work in self.works.values_mut() {
-            let keys = self.plans.keys.as_ref();
-            work.account.publish(work.rewriter.plan(), keys, &self.lane.shared.metrics);
+            work.account.publish(work.rewriter.plan(), &self.lane.shared.metrics);
             work.account = TopicAccount::new(&work.account.topic, work.rewriter.plan());
         }
     }
@@ -216,7 +218,9 @@ impl<'l> Transform<'l> {
             self.work(record.topic())?;
             let images = match self.works.get_mut(record.topic()) {
                 Some(work) if work.rewriter.plan().subject.is_some() => {
-                    let subjects = work.rewriter.subjects(record.value());
+                    // A defect costs the record: it is found again in the rewrite, or the record has no key.
+                    let find = AssertUnwindSafe(|| work.rewriter.subjects(record.value()));
+                    let subjects = catch_unwind(find).unwrap_or_default();
                     wanted.extend(subjects.iter().copied());
                     subjects
                 }

@@ -1,9 +1,7 @@
 //! The embedded provider: a file of key-encryption keys, sealed under a passphrase by Argon2id (RFC 9106) and
 //! AES-256-GCM.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -11,6 +9,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use base64_simd::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::super::files::{self, Changing};
 use super::{Kek, KekError, Sealed};
 use crate::config;
 use crate::crypto::aead::{self, Cipher, NONCE};
@@ -50,11 +49,14 @@ struct Entry {
 /// An opened file.
 pub struct KekFile {
     path: PathBuf,
-    file: Mutex<File>,
+    salt: String,
     /// Opens the entries.
     lock: Cipher,
-    keys: Mutex<Vec<(u32, Secret<[u8; 32]>)>>,
+    keys: Mutex<Keys>,
 }
+
+/// By version.
+type Keys = Vec<(u32, Secret<[u8; 32]>)>;
 
 fn seal(cipher: &Cipher, aad: &[u8], key: &[u8; 32]) -> Vec<u8> {
     let nonce = aead::nonce();
@@ -116,37 +118,39 @@ impl KekFile {
             salt: STANDARD.encode_to_string(salt),
             keys: vec![fresh(&lock, 1)],
         };
-        write(&file, &path, &path)?;
+        files::create(&path, &print(&file))
+            .map_err(|error| KekError::File(format!("{}: {error}", path.display())))?;
         Ok(path)
     }
 
     pub fn load(told: &config::KekFile, folder: &Path) -> Result<KekFile, KekError> {
         let path = folder.join(&told.path);
         let wrong = |problem: String| KekError::File(format!("{}: {problem}", path.display()));
-        let text = fs::read_to_string(&path).map_err(|error| {
-            wrong(format!("{error}; make it with `veilstream keys init --config`"))
-        })?;
-        let file: File = serde_json::from_str(&text).map_err(|error| {
-            wrong(format!("line {} column {} is not as expected", error.line(), error.column()))
-        })?;
-        if file.format != FORMAT || file.version != 1 {
-            return Err(wrong(format!("expected `format` {FORMAT} and `version` 1")));
-        }
+        let file = read(&path)?;
         let passphrase = KekFile::passphrase(told, folder)?;
         let salt = STANDARD.decode_to_vec(&file.salt);
         let salt = salt.map_err(|_| wrong("`salt` is not base64".into()))?;
         let lock = stretch(passphrase.expose(), &salt, file.argon2id).map_err(wrong)?;
-        let mut keys = Vec::new();
-        for entry in &file.keys {
-            let sealed = STANDARD.decode_to_vec(&entry.sealed).unwrap_or_default();
-            let key = unseal(&lock, &entry_aad(entry.version), &sealed);
-            let problem = "does not open: the passphrase is another, or the file was changed";
-            keys.push((entry.version, key.ok_or_else(|| wrong(problem.into()))?));
+        let keys = Mutex::new(unseal_all(&path, &lock, &file)?);
+        Ok(KekFile { path, salt: file.salt, lock, keys })
+    }
+
+    /// Changes the file as it is now: another may have changed it since it was loaded.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut File, &Keys) -> Result<T, String>,
+    ) -> Result<T, KekError> {
+        let wrong = |problem: String| KekError::File(format!("{}: {problem}", self.path.display()));
+        let changing = Changing::begin(&self.path).map_err(|error| wrong(error.to_string()))?;
+        let mut file = read(&self.path)?;
+        if file.salt != self.salt {
+            return Err(wrong("was exchanged for another meanwhile".into()));
         }
-        if keys.is_empty() {
-            return Err(wrong("has no key".into()));
-        }
-        Ok(KekFile { path, file: Mutex::new(file), lock, keys: Mutex::new(keys) })
+        let keys = unseal_all(&self.path, &self.lock, &file)?;
+        let done = change(&mut file, &keys).map_err(wrong)?;
+        changing.replace(&print(&file)).map_err(|error| wrong(error.to_string()))?;
+        *locked(&self.keys) = unseal_all(&self.path, &self.lock, &file)?;
+        Ok(done)
     }
 
     fn cipher(&self, wanted: Option<u32>) -> Option<(u32, Cipher)> {
@@ -171,25 +175,39 @@ fn fresh(lock: &Cipher, version: u32) -> Entry {
     Entry { version, sealed: STANDARD.encode_to_string(sealed) }
 }
 
-/// Writes a file that is not there yet. `told` is what it will be called.
-fn write(file: &File, path: &Path, told: &Path) -> Result<(), KekError> {
-    let wrong = |error: std::io::Error| KekError::File(format!("{}: {error}", told.display()));
+fn print(file: &File) -> String {
+    // Strings and numbers alone: they always serialize.
     let mut text = serde_json::to_string_pretty(file).unwrap_or_default();
     text.push('\n');
-    let mut out =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(wrong)?;
-    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(wrong)
+    text
 }
 
-/// Writes a file in place of an earlier state of it: whole or not at all.
-fn replace(file: &File, path: &Path) -> Result<(), KekError> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    // What a crash left of an earlier one.
-    let _ = fs::remove_file(&new);
-    write(file, &new, path)?;
-    fs::rename(&new, path).map_err(|error| KekError::File(format!("{}: {error}", path.display())))
+fn read(path: &Path) -> Result<File, KekError> {
+    let wrong = |problem: String| KekError::File(format!("{}: {problem}", path.display()));
+    let text = fs::read_to_string(path)
+        .map_err(|error| wrong(format!("{error}; make it with `veilstream keys init --config`")))?;
+    let file: File = serde_json::from_str(&text).map_err(|error| {
+        wrong(format!("line {} column {} is not as expected", error.line(), error.column()))
+    })?;
+    match file.format == FORMAT && file.version == 1 {
+        true => Ok(file),
+        false => Err(wrong(format!("expected `format` {FORMAT} and `version` 1"))),
+    }
+}
+
+fn unseal_all(path: &Path, lock: &Cipher, file: &File) -> Result<Keys, KekError> {
+    let wrong = |problem: &str| KekError::File(format!("{}: {problem}", path.display()));
+    let mut keys = Keys::new();
+    for entry in &file.keys {
+        let sealed = STANDARD.decode_to_vec(&entry.sealed).unwrap_or_default();
+        let key = unseal(lock, &entry_aad(entry.version), &sealed);
+        let problem = "does not open: the passphrase is another, or the file was changed";
+        keys.push((entry.version, key.ok_or_else(|| wrong(problem))?));
+    }
+    match keys.is_empty() {
+        true => Err(wrong("has no key")),
+        false => Ok(keys),
+    }
 }
 
 impl Kek for KekFile {
@@ -216,37 +234,22 @@ impl Kek for KekFile {
     }
 
     fn rotate(&self) -> Result<String, KekError> {
-        let mut keys = locked(&self.keys);
-        let mut changed = locked(&self.file).clone();
-        let version = keys.iter().map(|(version, _)| *version).max().unwrap_or(0) + 1;
-        let entry = fresh(&self.lock, version);
-        let sealed = STANDARD.decode_to_vec(&entry.sealed).unwrap_or_default();
-        let Some(key) = unseal(&self.lock, &entry_aad(version), &sealed) else {
-            return Err(KekError::File(format!("{}: does not open", self.path.display())));
-        };
-        changed.keys.push(entry);
-        replace(&changed, &self.path)?;
-        *locked(&self.file) = changed;
-        keys.push((version, key));
-        Ok(format!("file/{version}"))
+        self.change(|file, keys| {
+            let version = keys.iter().map(|(version, _)| *version).max().unwrap_or(0) + 1;
+            file.keys.push(fresh(&self.lock, version));
+            Ok(format!("file/{version}"))
+        })
     }
 
     fn destroy(&self, version: u32) -> Result<(), KekError> {
-        let refuse =
-            |problem: &str| Err(KekError::File(format!("{}: {problem}", self.path.display())));
-        let mut keys = locked(&self.keys);
-        match keys.iter().map(|(version, _)| *version).max() {
-            Some(newest) if newest == version => return refuse("that version seals: rotate first"),
-            _ if keys.iter().all(|(known, _)| *known != version) => {
-                return refuse("no such version");
+        self.change(|file, keys| {
+            let newest = keys.iter().map(|(version, _)| *version).max();
+            if newest == Some(version) {
+                return Err("that version seals: rotate first".into());
             }
-            _ => {}
-        }
-        let mut changed = locked(&self.file).clone();
-        changed.keys.retain(|entry| entry.version != version);
-        replace(&changed, &self.path)?;
-        *locked(&self.file) = changed;
-        keys.retain(|(known, _)| *known != version);
-        Ok(())
+            let before = file.keys.len();
+            file.keys.retain(|entry| entry.version != version);
+            if file.keys.len() == before { Err("no such version".into()) } else { Ok(()) }
+        })
     }
 }

@@ -7,8 +7,9 @@ use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_kms::Client;
-use aws_sdk_kms::config::Region;
-use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_kms::config::{ConfigBag, Intercept, Region, RuntimeComponents};
+use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -21,8 +22,8 @@ use crate::crypto::Secret;
 use crate::outbound::Endpoint;
 
 const PROVIDER: &str = "AWS KMS";
-/// How long one call may take, its retries included.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one call may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The member of the encryption context (AWS KMS Developer Guide, "Encryption context").
 const CONTEXT: &str = "veilstream";
 
@@ -56,13 +57,11 @@ impl Kms {
         let configured = background.wait(PATIENCE, async move {
             let http =
                 Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-            let timeouts = TimeoutConfig::builder()
-                .operation_attempt_timeout(PATIENCE / 3)
-                .operation_timeout(PATIENCE)
-                .build();
+            let timeouts = TimeoutConfig::builder().operation_timeout(PATIENCE).build();
             let mut loader = aws_config::defaults(BehaviorVersion::latest())
                 .http_client(http)
-                .retry_config(RetryConfig::standard().with_max_attempts(3))
+                // Asked again by who asks for a key.
+                .retry_config(RetryConfig::disabled())
                 .timeout_config(timeouts);
             if let Some(region) = region {
                 loader = loader.region(Region::new(region));
@@ -72,11 +71,13 @@ impl Kms {
             }
             loader.load().await
         });
-        let configured = configured.ok_or_else(|| away("no credentials within 10 s"))?;
+        let configured = configured.ok_or_else(|| away("no credentials within 5 s"))?;
         if configured.region().is_none() {
             return wrong("`region`, or AWS_REGION in the environment");
         }
-        Ok(Kms { client: Client::new(&configured), background, key: told.key.clone() })
+        let settings =
+            aws_sdk_kms::config::Builder::from(&configured).interceptor(OnlySafe).build();
+        Ok(Kms { client: Client::from_conf(settings), background, key: told.key.clone() })
     }
 
     fn wait<T, E, F>(&self, call: F) -> Result<T, KekError>
@@ -88,6 +89,28 @@ impl Kms {
         // A little longer than the call itself has: it says why.
         let done = self.background.wait(PATIENCE + Duration::from_secs(1), call);
         done.ok_or_else(|| away("no answer in time"))?.map_err(told)
+    }
+}
+
+/// The environment and profiles may name another endpoint: a key is not sent to it in the clear.
+#[derive(Debug)]
+struct OnlySafe;
+
+impl Intercept for OnlySafe {
+    fn name(&self) -> &'static str {
+        "OnlySafe"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        match Endpoint::parse(context.request().uri()) {
+            Some(endpoint) if endpoint.is_safe() => Ok(()),
+            _ => Err("the endpoint is no https URL".into()),
+        }
     }
 }
 
@@ -158,7 +181,7 @@ impl Kek for Kms {
     fn destroy(&self, _version: u32) -> Result<(), KekError> {
         Err(refused(
             "its key material is AWS's to keep: for copies of the database to open no more, change to \
-             another key (`key_store.kek.aws_kms.key`), rewrap, and delete the old one",
+             another key with `keys rewrap --from`, and delete the old one",
         ))
     }
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::SqlSafeStr;
@@ -40,6 +41,11 @@ pub enum StoreError {
     Conflict,
     #[error("the key store has its keys already")]
     Made,
+    /// Other keys are in force than the one who asks has read.
+    #[error("the wrapping key is another since it was read")]
+    Outdated,
+    #[error("{0} keys of data subjects are sealed by it: run `veilstream keys rewrap` first")]
+    StillWraps(u64),
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -86,7 +92,9 @@ enum Pool {
 /// A database with the runtime that its connections live on. The calls block: never call them from within that
 /// runtime. They may be called from within another.
 pub struct Store {
-    pool: std::sync::Arc<Pool>,
+    pool: Mutex<Arc<Pool>>,
+    /// Makes another pool: connections that nobody answers on are not waited for.
+    lazy: Box<dyn Fn() -> Pool + Send + Sync>,
     background: Background,
 }
 
@@ -96,19 +104,11 @@ impl From<std::io::Error> for StoreError {
     }
 }
 
-/// [`Background::wait`], with lateness an error like others.
-fn wait<T: Send + 'static>(
-    background: &Background,
-    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-) -> Result<T, StoreError> {
-    background.wait(PATIENCE, work).unwrap_or(Err(StoreError::Late))
-}
-
 /// The same with either pool. The SQL is the same; `$pool` differs in its type.
 macro_rules! with {
     ($store:expr, |$pool:ident| $work:expr) => {{
-        let pool = std::sync::Arc::clone(&$store.pool);
-        wait(&$store.background, async move {
+        let pool = $store.pool();
+        $store.wait(async move {
             match &*pool {
                 Pool::Sqlite($pool) => $work,
                 Pool::Postgres($pool) => $work,
@@ -121,12 +121,9 @@ impl Store {
     /// Opens the database; makes it, where `make` is said.
     pub fn open(told: &config::KeyStore, folder: &Path, make: bool) -> Result<Store, StoreError> {
         let background = Background::start("keys")?;
-        let pool = match (&told.sqlite, &told.postgres) {
+        let lazy: Box<dyn Fn() -> Pool + Send + Sync> = match (&told.sqlite, &told.postgres) {
             (Some(path), _) => {
                 let path = folder.join(path);
-                if !make && !path.exists() {
-                    return Err(StoreError::Missing(path.display().to_string()));
-                }
                 if make {
                     // Its journals get the mode of the file.
                     let mut file = std::fs::OpenOptions::new();
@@ -134,32 +131,44 @@ impl Store {
                     made.map_err(|error| {
                         StoreError::Setting(format!("{}: {error}", path.display()))
                     })?;
+                } else if !path.exists() {
+                    return Err(StoreError::Missing(path.display().to_string()));
                 }
                 let options = SqliteConnectOptions::new()
                     .filename(path)
-                    .create_if_missing(make)
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(PATIENCE / 2)
                     // What is deleted is overwritten: a destroyed key does not linger in a free page.
                     .pragma("secure_delete", "ON");
-                let pool = SqlitePoolOptions::new()
-                    .max_connections(CONNECTIONS)
-                    .acquire_timeout(PATIENCE / 2);
-                Pool::Sqlite(wait(&background, async { Ok(pool.connect_with(options).await?) })?)
+                Box::new(move || {
+                    let pool = SqlitePoolOptions::new()
+                        .max_connections(CONNECTIONS)
+                        .acquire_timeout(PATIENCE / 2);
+                    Pool::Sqlite(pool.connect_lazy_with(options.clone()))
+                })
             }
             (None, Some(url)) => {
                 let url =
                     url.read(folder).map_err(|error| StoreError::Setting(error.to_string()))?;
                 let options = postgres(url.expose())?;
-                let pool =
-                    PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE / 2);
-                Pool::Postgres(wait(&background, async { Ok(pool.connect_with(options).await?) })?)
+                Box::new(move || {
+                    let pool = PgPoolOptions::new()
+                        .max_connections(CONNECTIONS)
+                        .acquire_timeout(PATIENCE / 2);
+                    Pool::Postgres(pool.connect_lazy_with(options.clone()))
+                })
             }
             // Config::load has seen to it that there is one.
             (None, None) => return Err(StoreError::Setting("no database is named".into())),
         };
-        let store = Store { pool: std::sync::Arc::new(pool), background };
+        // A pool is made on the runtime that it lives on.
+        let made = background.wait(PATIENCE, async move {
+            let pool = Arc::new(lazy());
+            (pool, lazy)
+        });
+        let (pool, lazy) = made.ok_or(StoreError::Late)?;
+        let store = Store { pool: Mutex::new(pool), lazy, background };
         let migrations = store.migrations();
         match make {
             true => with!(store, |pool| Ok(migrations.run(pool).await?))?,
@@ -169,8 +178,30 @@ impl Store {
         Ok(store)
     }
 
+    fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// [`Background::wait`], with lateness an error like others.
+    fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.background.wait(PATIENCE, work).unwrap_or_else(|| {
+            // A network that swallows everything would hold its connections for many minutes.
+            let _guard = self.background.enter();
+            let new = Arc::new((self.lazy)());
+            *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = new;
+            Err(StoreError::Late)
+        })
+    }
+
+    fn is_postgres(&self) -> bool {
+        matches!(*self.pool(), Pool::Postgres(_))
+    }
+
     fn migrations(&self) -> Migrator {
-        let sql = match *self.pool {
+        let sql = match *self.pool() {
             Pool::Sqlite(_) => include_str!("sqlite.sql"),
             Pool::Postgres(_) => include_str!("postgres.sql"),
         };
@@ -192,7 +223,7 @@ impl Store {
                 "its tables are of version {other}, and this veilstream knows version 1"
             ))),
             Ok(None) => Err(StoreError::Missing("the database".into())),
-            Err(StoreError::Database(error)) if error.as_database_error().is_some() => {
+            Err(StoreError::Database(error)) if is_no_table(&error) => {
                 Err(StoreError::Missing("the database".into()))
             }
             Err(error) => Err(error),
@@ -221,8 +252,13 @@ impl Store {
     }
 
     /// Writes rows of the keyring, in one transaction: primary ones last, each purpose having one. `revision` is
-    /// what they were made from.
-    pub fn write_keyring(&self, rows: Vec<RingRow>, revision: i64) -> Result<(), StoreError> {
+    /// what they were made from; `unused` are versions of the wrapping key that may seal no subject's key.
+    pub fn write_keyring(
+        &self,
+        rows: Vec<RingRow>,
+        unused: Vec<u32>,
+        revision: i64,
+    ) -> Result<(), StoreError> {
         with!(self, |pool| {
             let mut transaction = pool.begin().await?;
             let claim = "UPDATE revision SET number = number + 1 WHERE number = $1";
@@ -244,16 +280,35 @@ impl Store {
                     .execute(&mut *transaction)
                     .await?;
             }
+            // Who writes keys of subjects holds the rows of the wrapping keys: none is under way now.
+            for version in unused {
+                let query = sqlx::query_as::<_, (i64,)>(WRAPPED).bind(i64::from(version));
+                let (count,) = query.fetch_one(&mut *transaction).await?;
+                if count > 0 {
+                    return Err(StoreError::StillWraps(count as u64));
+                }
+            }
             transaction.commit().await?;
+            Ok(())
+        })
+    }
+
+    /// Moves what SQLite keeps of earlier states out of its journal, where destroyed keys would linger.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let pool = self.pool();
+        self.wait(async move {
+            if let Pool::Sqlite(pool) = &*pool {
+                sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(pool).await?;
+            }
             Ok(())
         })
     }
 
     /// The rows of those that are known. One query.
     pub fn subjects(&self, wanted: &[SubjectId]) -> Result<Vec<SubjectRow>, StoreError> {
-        let pool = std::sync::Arc::clone(&self.pool);
+        let pool = self.pool();
         let wanted = wanted.to_vec();
-        let rows = wait(&self.background, async move {
+        let rows = self.wait(async move {
             Ok(match &*pool {
                 Pool::Sqlite(pool) => {
                     let sql = "SELECT s.subject, s.id, s.version, s.wrap, s.sealed, s.uses \
@@ -269,51 +324,65 @@ impl Store {
                 }
             })
         })?;
-        rows.into_iter().map(subject_row).collect()
+        Ok(rows.into_iter().filter_map(subject_row).collect())
     }
 
-    /// Writes the rows of new subjects and gives what is there now: whoever came first has made the key. One query.
+    /// Writes the rows of new subjects and gives what is there now: whoever came first has made the key.
     /// They are in order, so that two workers do not wait for each other.
-    pub fn add_subjects(&self, new: Vec<SubjectRow>) -> Result<Vec<SubjectRow>, StoreError> {
-        let pool = std::sync::Arc::clone(&self.pool);
-        let rows = wait(&self.background, async move {
+    pub fn add_subjects(
+        &self,
+        new: Vec<SubjectRow>,
+        wrap: u32,
+    ) -> Result<Vec<SubjectRow>, StoreError> {
+        let pool = self.pool();
+        let rows = self.wait(async move {
             Ok(match &*pool {
                 Pool::Sqlite(pool) => {
                     let sql = "INSERT INTO subjects (subject, id, version, wrap, sealed) \
-                               SELECT unhex(j.value->>0), unhex(j.value->>1), 1, j.value->>2, \
-                               unhex(j.value->>3) FROM json_each($1) j WHERE true \
+                               SELECT unhex(j.value->>0), unhex(j.value->>1), 1, $2, \
+                               unhex(j.value->>2) FROM json_each($1) j WHERE true \
                                ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject \
                                RETURNING subject, id, version, wrap, sealed, uses";
                     let rows = new.iter().map(|row| {
                         let sealed = hex(row.sealed.as_deref().unwrap_or_default());
-                        let (subject, id) = (hex(&row.subject.0), hex(&row.id.0));
-                        format!("[\"{subject}\",\"{id}\",{},\"{sealed}\"]", row.wrap)
+                        format!("[\"{}\",\"{}\",\"{sealed}\"]", hex(&row.subject.0), hex(&row.id.0))
                     });
                     let list = format!("[{}]", rows.collect::<Vec<_>>().join(","));
-                    sqlx::query_as(sql).bind(list).fetch_all(pool).await?
+                    let mut transaction = pool.begin().await?;
+                    sqlx::query(CLAIM_SQLITE).execute(&mut *transaction).await?;
+                    let live = sqlx::query_as(LIVE_SQLITE).fetch_all(&mut *transaction).await?;
+                    is_live(live, wrap)?;
+                    let query = sqlx::query_as(sql).bind(list).bind(i64::from(wrap));
+                    let rows = query.fetch_all(&mut *transaction).await?;
+                    transaction.commit().await?;
+                    rows
                 }
                 Pool::Postgres(pool) => {
                     let sql = "INSERT INTO subjects (subject, id, version, wrap, sealed) \
-                               SELECT n.subject, n.id, 1, n.wrap, n.sealed \
-                               FROM UNNEST($1::bytea[], $2::bytea[], $3::bigint[], $4::bytea[]) \
-                               AS n (subject, id, wrap, sealed) \
+                               SELECT n.subject, n.id, 1, $3, n.sealed \
+                               FROM UNNEST($1::bytea[], $2::bytea[], $4::bytea[]) \
+                               AS n (subject, id, sealed) \
                                ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject \
                                RETURNING subject, id, version, wrap, sealed, uses";
                     let of = |part: fn(&SubjectRow) -> Vec<u8>| -> Vec<Vec<u8>> {
                         new.iter().map(part).collect()
                     };
-                    let wraps: Vec<i64> = new.iter().map(|row| i64::from(row.wrap)).collect();
-                    sqlx::query_as(sql)
+                    let mut transaction = pool.begin().await?;
+                    let live = sqlx::query_as(LIVE_POSTGRES).fetch_all(&mut *transaction).await?;
+                    is_live(live, wrap)?;
+                    let rows = sqlx::query_as(sql)
                         .bind(of(|row| row.subject.0.to_vec()))
                         .bind(of(|row| row.id.0.to_vec()))
-                        .bind(wraps)
+                        .bind(i64::from(wrap))
                         .bind(of(|row| row.sealed.clone().unwrap_or_default()))
-                        .fetch_all(pool)
-                        .await?
+                        .fetch_all(&mut *transaction)
+                        .await?;
+                    transaction.commit().await?;
+                    rows
                 }
             })
         })?;
-        rows.into_iter().map(subject_row).collect()
+        Ok(rows.into_iter().filter_map(subject_row).collect())
     }
 
     /// The version of a subject's key that a ciphertext names: its subject, wrapping version and sealed key.
@@ -334,13 +403,28 @@ impl Store {
         Ok(Some((subject_id(&subject)?, number(wrap)?, sealed)))
     }
 
-    /// A subject gets its next version, unless another has seen to that already.
+    /// A subject gets its next version, unless another has seen to that already. What is there now becomes the earlier
+    /// one, whatever sealed it meanwhile.
     pub fn rotate_subject(&self, old: SubjectRow, new: SubjectRow) -> Result<(), StoreError> {
+        let (claim, live) = self.locks();
         with!(self, |pool| {
             let mut transaction = pool.begin().await?;
+            sqlx::query(claim).execute(&mut *transaction).await?;
+            is_live(sqlx::query_as(live).fetch_all(&mut *transaction).await?, new.wrap)?;
+            let sql = "INSERT INTO subject_versions (id, version, wrap, sealed) \
+                       SELECT id, version, wrap, sealed FROM subjects \
+                       WHERE subject = $1 AND version = $2 AND sealed IS NOT NULL";
+            let kept = sqlx::query(sql)
+                .bind(old.subject.0.as_slice())
+                .bind(i64::from(old.version))
+                .execute(&mut *transaction)
+                .await?;
+            if kept.rows_affected() == 0 {
+                return Ok(());
+            }
             let sql = "UPDATE subjects SET version = $1, wrap = $2, sealed = $3, uses = 0 \
                        WHERE subject = $4 AND version = $5 AND sealed IS NOT NULL";
-            let moved = sqlx::query(sql)
+            sqlx::query(sql)
                 .bind(i64::from(new.version))
                 .bind(i64::from(new.wrap))
                 .bind(new.sealed.as_deref())
@@ -348,21 +432,18 @@ impl Store {
                 .bind(i64::from(old.version))
                 .execute(&mut *transaction)
                 .await?;
-            if moved.rows_affected() == 0 {
-                return Ok(());
-            }
-            let sql = "INSERT INTO subject_versions (id, version, wrap, sealed) \
-                       VALUES ($1, $2, $3, $4)";
-            sqlx::query(sql)
-                .bind(old.id.0.as_slice())
-                .bind(i64::from(old.version))
-                .bind(i64::from(old.wrap))
-                .bind(old.sealed.as_deref())
-                .execute(&mut *transaction)
-                .await?;
             transaction.commit().await?;
             Ok(())
         })
+    }
+
+    /// What a transaction that writes keys of subjects begins with: the right to write, and the rows of the wrapping
+    /// keys, which stay as they are until it ends.
+    fn locks(&self) -> (&'static str, &'static str) {
+        match self.is_postgres() {
+            true => ("SELECT 1", LIVE_POSTGRES),
+            false => (CLAIM_SQLITE, LIVE_SQLITE),
+        }
     }
 
     /// Counts uses of a key, whosever it is.
@@ -386,10 +467,7 @@ impl Store {
     pub fn count(&self, wrap: Option<u32>) -> Result<u64, StoreError> {
         let sql = match wrap {
             None => "SELECT COUNT(*) FROM subjects WHERE sealed IS NOT NULL",
-            Some(_) => {
-                "SELECT (SELECT COUNT(*) FROM subjects WHERE wrap = $1) \
-                 + (SELECT COUNT(*) FROM subject_versions WHERE wrap = $1)"
-            }
+            Some(_) => WRAPPED,
         };
         with!(self, |pool| {
             let query = sqlx::query_as::<_, (i64,)>(sql);
@@ -402,24 +480,27 @@ impl Store {
         })
     }
 
-    /// Some keys of subjects that another version than `wrap` seals, current ones and earlier ones.
-    pub fn wrapped_otherwise(&self, wrap: u32, most: u32) -> Result<Vec<SubjectRow>, StoreError> {
+    /// Some keys of subjects that an earlier version than `wrap` seals, current ones and earlier ones.
+    pub fn wrapped_before(&self, wrap: u32, most: u32) -> Result<Vec<SubjectRow>, StoreError> {
         let sql = "SELECT subject, id, version, wrap, sealed, uses FROM subjects \
-                   WHERE wrap <> $1 AND sealed IS NOT NULL \
+                   WHERE wrap < $1 AND sealed IS NOT NULL \
                    UNION ALL SELECT s.subject, v.id, v.version, v.wrap, v.sealed, 0 \
                    FROM subject_versions v JOIN subjects s ON s.id = v.id \
-                   WHERE v.wrap <> $1 AND v.sealed IS NOT NULL LIMIT $2";
+                   WHERE v.wrap < $1 AND v.sealed IS NOT NULL ORDER BY 1 LIMIT $2";
         let rows = with!(self, |pool| {
             let query = sqlx::query_as(sql).bind(i64::from(wrap)).bind(i64::from(most));
             Ok(query.fetch_all(pool).await?)
         })?;
-        rows.into_iter().map(subject_row).collect()
+        Ok(rows.into_iter().filter_map(subject_row).collect())
     }
 
     /// Keys of subjects sealed anew; those that were changed meanwhile stay as they are.
     pub fn rewrap(&self, rows: Vec<(SubjectRow, Vec<u8>)>, wrap: u32) -> Result<(), StoreError> {
+        let (claim, live) = self.locks();
         with!(self, |pool| {
             let mut transaction = pool.begin().await?;
+            sqlx::query(claim).execute(&mut *transaction).await?;
+            is_live(sqlx::query_as(live).fetch_all(&mut *transaction).await?, wrap)?;
             for (old, sealed) in &rows {
                 for sql in [
                     "UPDATE subjects SET wrap = $1, sealed = $2 \
@@ -443,38 +524,77 @@ impl Store {
     }
 }
 
-/// To another machine only over TLS, and its certificate is looked at.
+/// How many keys of subjects a version of the wrapping key seals.
+const WRAPPED: &str = "SELECT (SELECT COUNT(*) FROM subjects WHERE wrap = $1 AND sealed IS NOT NULL) \
+                       + (SELECT COUNT(*) FROM subject_versions WHERE wrap = $1 AND sealed IS NOT NULL)";
+/// SQLite has one writer: whoever writes first is it.
+const CLAIM_SQLITE: &str = "UPDATE revision SET number = number";
+const LIVE_SQLITE: &str =
+    "SELECT version FROM keyring WHERE purpose = 'wrap' AND status = 'primary'";
+/// The rows are held until the transaction ends: meanwhile no wrapping key is rotated or destroyed.
+const LIVE_POSTGRES: &str = "SELECT CASE status WHEN 'primary' THEN version ELSE 0 END FROM keyring WHERE purpose = 'wrap' FOR SHARE";
+
+/// Keys are sealed by the primary wrapping key alone: an earlier one may be destroyed at any time.
+fn is_live(primary: Vec<(i64,)>, wrap: u32) -> Result<(), StoreError> {
+    match primary.contains(&(i64::from(wrap),)) {
+        true => Ok(()),
+        false => Err(StoreError::Outdated),
+    }
+}
+
+fn is_no_table(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    error.code().as_deref() == Some("42P01") || error.message().contains("no such table")
+}
+
+/// To another machine only over TLS, and its certificate and name are looked at.
 fn postgres(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let wrong =
+        |problem: &str| Err(StoreError::Setting(format!("`key_store.postgres`: {problem}")));
+    // sqlx logs the parameters that it does not know, with their values.
+    let known = ["application_name", "sslcert", "sslkey", "sslmode", "sslrootcert"];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let mut names = query.split('&').filter(|pair| !pair.is_empty());
+    if !names.all(|pair| known.iter().any(|name| pair.starts_with(&format!("{name}=")))) {
+        return wrong(
+            "its parameters may be application_name, sslcert, sslkey, sslmode, sslrootcert",
+        );
+    }
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return wrong("no URL of PostgreSQL");
+    }
     // sqlx's message may quote the password.
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| StoreError::Setting("`key_store.postgres` is no URL of PostgreSQL".into()))?;
-    let host = options.get_host();
+    let Ok(options) = PgConnectOptions::from_str(url) else {
+        return wrong("no URL of PostgreSQL");
+    };
+    let host = options.get_host().trim_matches(['[', ']']);
     let here = host == "localhost"
         || host.starts_with('/')
         || host.parse().is_ok_and(|host: std::net::IpAddr| host.is_loopback());
-    Ok(match (here, options.get_ssl_mode()) {
-        (true, _) | (false, PgSslMode::VerifyFull | PgSslMode::VerifyCa) => options,
-        (false, PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Require) => {
-            let problem = "`key_store.postgres`: to another machine `sslmode` is `verify-full` \
-                           (the default), or `verify-ca`";
-            return Err(StoreError::Setting(problem.into()));
-        }
-        (false, _) => options.ssl_mode(PgSslMode::VerifyFull),
-    })
+    match (here, options.get_ssl_mode()) {
+        (true, _) | (false, PgSslMode::VerifyFull) => Ok(options),
+        // The default.
+        (false, PgSslMode::Prefer) => Ok(options.ssl_mode(PgSslMode::VerifyFull)),
+        (false, _) => wrong("to another machine `sslmode` is `verify-full`, the default"),
+    }
 }
 
 type RawSubject = (Vec<u8>, Vec<u8>, i64, i64, Option<Vec<u8>>, i64);
 
-fn subject_row(row: RawSubject) -> Result<SubjectRow, StoreError> {
+/// None, and a word in the log, for a row that is not as veilstream writes it: it costs its subject alone.
+fn subject_row(row: RawSubject) -> Option<SubjectRow> {
     let (subject, id, version, wrap, sealed, uses) = row;
-    Ok(SubjectRow {
-        subject: subject_id(&subject)?,
-        id: key_id(&id)?,
-        version: number(version)?,
-        wrap: number(wrap)?,
-        sealed,
-        uses: uses as u64,
-    })
+    let parsed = (|| {
+        Ok::<_, StoreError>(SubjectRow {
+            subject: subject_id(&subject)?,
+            id: key_id(&id)?,
+            version: number(version)?,
+            wrap: number(wrap)?,
+            sealed,
+            uses: uses as u64,
+        })
+    })();
+    parsed.inspect_err(|error| tracing::error!("{error}")).ok()
 }
 
 fn malformed() -> StoreError {
