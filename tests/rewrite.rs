@@ -468,3 +468,38 @@ fn headers_are_dropped_but_for_those_named() {
     assert!(headers[0].0 == "veilstream-policy" && headers[0].1.starts_with("p@1#"));
     assert_eq!(headers[1], ("traceparent".into(), "00-1".into()));
 }
+
+#[test]
+fn what_is_encrypted_to_a_recipient_opens_with_the_private_key_alone() {
+    let policy = "
+policy: p
+version: 1
+source: { topic: t, format: json }
+recipients: { partner: j0DFrbaPJWJK5bIU6nZ6bslNgp09e14a0bpvPiE4KF8= }
+fields: { email: email, id: identifier }
+views:
+  v: { topic: o, key: drop, classes: { identifier: keep, email: { encrypt: { recipient: partner } } } }
+";
+    let mut engine = engine(policy);
+    let event = r#"{"id":1,"email":"ann@example.com"}"#;
+    let mut sealed = || {
+        let out: Value = serde_json::from_str(&engine.values(event)[0]).unwrap();
+        assert_eq!(out["id"], 1);
+        out["email"].as_str().unwrap().to_owned()
+    };
+    let (one, two) = (sealed(), sealed());
+    assert_ne!(one, two);
+    let label = veilstream::crypto::ciphertext::label(
+        &base64_simd::URL_SAFE_NO_PAD.decode_to_vec(&one).unwrap(),
+    );
+    let private = std::array::from_fn(|at| at as u8);
+    let key = veilstream::crypto::DataKey {
+        id: label.unwrap().key,
+        version: 0,
+        secret: veilstream::crypto::Secret::new(private),
+    };
+    for sealed in [one, two] {
+        let opened = open_text(&key, "p/v/email", "email", &sealed).unwrap();
+        assert_eq!(opened.expose(), br#""ann@example.com""#);
+    }
+}

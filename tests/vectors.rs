@@ -335,3 +335,96 @@ fn the_decryptor_of_the_documentation_opens_what_is_sealed_and_nothing_else() {
     let opened = decrypt(&file, "crm-customers/fraud/email", "contacts[].email", &texts.join("\n"));
     assert_eq!(opened.as_deref(), Some("\"ann@example.com\"\n\"ann@example.com\"\n"));
 }
+
+/// RFC 9180, appendix A.1.1: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-128-GCM, mode base. Of the library: the worker
+/// uses AES-256-GCM.
+#[test]
+fn the_example_of_rfc_9180_opens() {
+    use hpke::{
+        Deserializable, Kem, OpModeR, aead::AesGcm128, kdf::HkdfSha256, kem::X25519HkdfSha256,
+    };
+    let unhex = |text: &str| -> Vec<u8> {
+        let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+        text.as_bytes().chunks(2).map(byte).collect()
+    };
+    let private = unhex("4612c550263fc8ad58375df3f557aac531d26850903e55a9f23f21d8534e8ac8");
+    let encapsulated = unhex("37fda3567bdbd628e88668c3c8d7e97d1d1253b6d4ea6d44c150f741f1bf4431");
+    let mut context = hpke::setup_receiver::<AesGcm128, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &<X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&private).unwrap(),
+        &<X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&encapsulated).unwrap(),
+        b"Ode on a Grecian Urn",
+    )
+    .unwrap();
+    let sealed = unhex(
+        "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a",
+    );
+    assert_eq!(context.open(&sealed, b"Count-0").unwrap(), b"Beauty is truth, truth beauty");
+    let mut exported = [0; 32];
+    context.export(b"TestContext", &mut exported).unwrap();
+    let expected = "e9e43065102c3836401bed8c3c3c75ae46be1639869391d62c61f1ec7af54931";
+    assert_eq!(exported.as_slice(), unhex(expected));
+}
+
+/// What is sealed to a public key opens with the private one, at its place, by another implementation as well.
+#[test]
+fn what_is_sealed_to_a_recipient_opens_for_the_owner_alone() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    use veilstream::crypto::ciphertext::{Place, open_text, seal_to};
+    use veilstream::crypto::recipient::Recipient;
+    use veilstream::crypto::{DataKey, Secret};
+
+    let unhex = |text: &str| -> [u8; 32] {
+        std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+    };
+    // Made by another implementation.
+    let private: [u8; 32] = std::array::from_fn(|at| at as u8);
+    let public = unhex("8f40c5adb68f25624ae5b214ea767a6ec94d829d3d7b5e1ad1ba6f3e2138285f");
+    let recipient = Recipient::new(&public).unwrap();
+    let mut sealed = Vec::new();
+    let place = Place::new("crm/fraud/email", "email");
+    seal_to(&recipient, &place, b"\"ann@example.com\"", &mut sealed);
+    let sealed = String::from_utf8(sealed).unwrap();
+    let key = |secret| DataKey { id: recipient.id(), version: 0, secret: Secret::new(secret) };
+    let open = |secret, domain, path, text: &str| {
+        let opened = open_text(&key(secret), domain, path, text).ok()?;
+        Some(String::from_utf8(opened.expose().clone()).unwrap())
+    };
+    let right = open(private, "crm/fraud/email", "email", &sealed);
+    assert_eq!(right.as_deref(), Some("\"ann@example.com\""));
+    assert_eq!(open(private, "crm/fraud/email", "emai", &sealed), None);
+    assert_eq!(open(private, "crm/fraud/emai", "email", &sealed), None);
+    assert_eq!(open([9; 32], "crm/fraud/email", "email", &sealed), None);
+    let bytes = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(&sealed).unwrap();
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        // The highest bit of an encapsulated key does not count (RFC 7748, section 5), and is not flipped here.
+        let changed = base64_simd::URL_SAFE_NO_PAD.encode_to_string(changed);
+        assert_eq!(open(private, "crm/fraud/email", "email", &changed), None, "byte {at}");
+    }
+    // Points of low order are no keys.
+    assert!(Recipient::new(&[0; 32]).is_none());
+
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let keys = serde_json::json!({ "keys": [{
+        "id": recipient.id().to_string(), "version": 0,
+        "key": base64_simd::STANDARD.encode_to_string(private),
+    }] });
+    std::fs::write(&file, keys.to_string()).unwrap();
+    let mut python = Command::new("python3")
+        .arg(root.join("docs/examples/decrypt.py"))
+        .arg(&file)
+        .args(["crm/fraud/email", "email"])
+        .env("PYTHONPATH", root.join("target/python"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(sealed.as_bytes()).unwrap();
+    let done = python.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(done.stdout).unwrap(), "\"ann@example.com\"\n");
+}

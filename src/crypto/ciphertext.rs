@@ -3,7 +3,7 @@
 //! ```text
 //! offset  bytes  what
 //!      0      1  format version, 1
-//!      1      1  algorithm: 1 = AES-256-GCM, 2 = AES-256-SIV
+//!      1      1  algorithm: 1 = AES-256-GCM, 2 = AES-256-SIV, 3 = HPKE
 //!      2     16  key id
 //!     18      4  key version, big-endian
 //!     22     32  key commitment
@@ -11,6 +11,10 @@
 //!     54     12  nonce                     54     16  synthetic vector, which is the tag
 //!     66      n  ciphertext                70      n  ciphertext
 //!   66+n     16  tag
+//!                  of HPKE:
+//!     54     32  encapsulated key
+//!     86      n  ciphertext
+//!   86+n     16  tag
 //! ```
 //!
 //! The encryption key and the commitment are both derived (HKDF) from the data key for the first 22 bytes: so a
@@ -24,9 +28,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base64_simd::URL_SAFE_NO_PAD;
 
 use super::aead::{self, Cipher, DoesNotOpen, NONCE, SivCipher, TAG};
+use super::recipient::{self, ENCAPSULATED, Recipient};
 use super::{DataKey, KeyId, Secret, derive, place};
 
 const FORMAT: u8 = 1;
+/// In place of an [`Algorithm`]: to a public key.
+const HPKE: u8 = 3;
 
 /// How values are encrypted; the number is what stands in the ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +66,9 @@ const NAME: usize = 22;
 const COMMITMENT: std::ops::Range<usize> = NAME..HEADER;
 
 /// A key as a ciphertext names it: format, algorithm, id, version.
-fn name_of(key: &DataKey, algorithm: Algorithm) -> [u8; NAME] {
+fn name_of(id: KeyId, version: u32, algorithm: u8) -> [u8; NAME] {
     let mut name = [0; NAME];
-    let parts: [&[u8]; 3] = [&[FORMAT, algorithm as u8], &key.id.0, &key.version.to_be_bytes()];
+    let parts: [&[u8]; 3] = [&[FORMAT, algorithm], &id.0, &version.to_be_bytes()];
     for (to, from) in name.iter_mut().zip(parts.into_iter().flatten()) {
         *to = *from;
     }
@@ -71,7 +78,7 @@ fn name_of(key: &DataKey, algorithm: Algorithm) -> [u8; NAME] {
 /// The bytes before the nonce: the key's name and commitment.
 fn header_of(key: &DataKey, algorithm: Algorithm) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    let name = name_of(key, algorithm);
+    let name = name_of(key.id, key.version, algorithm as u8);
     let commitment = derive(key.secret.expose(), &[b"veilstream/v1/commit", &name]);
     for (to, from) in header.iter_mut().zip(name.iter().chain(commitment.expose())) {
         *to = *from;
@@ -91,7 +98,7 @@ enum Keyed {
 
 impl Keyed {
     fn new(key: &DataKey, algorithm: Algorithm) -> Self {
-        let name = name_of(key, algorithm);
+        let name = name_of(key.id, key.version, algorithm as u8);
         let of = |use_: &[u8]| derive(key.secret.expose(), &[use_, &name]);
         match algorithm {
             Algorithm::Aes256Gcm => Keyed::Gcm(Cipher::new(of(b"veilstream/v1/encrypt").expose())),
@@ -232,10 +239,27 @@ impl Sealer {
     }
 }
 
+/// Appends a ciphertext to a recipient's public key, as base64url without padding; nothing where none is made.
+pub fn seal_to(recipient: &Recipient, place: &Place, plaintext: &[u8], out: &mut Vec<u8>) {
+    let name = name_of(recipient.id(), 0, HPKE);
+    if let Some(sealed) = recipient.seal(&name, &place.0, plaintext) {
+        let parts = [&name, sealed.commitment.as_slice(), &sealed.encapsulated, &sealed.ciphertext];
+        URL_SAFE_NO_PAD.encode_append(parts.concat(), out);
+    }
+}
+
+/// How a ciphertext was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    With(Algorithm),
+    /// To a recipient's public key; key id and version are of that.
+    To,
+}
+
 /// Which key a ciphertext says it was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
-    pub algorithm: Algorithm,
+    pub made: Made,
     pub key: KeyId,
     pub version: u32,
 }
@@ -243,11 +267,15 @@ pub struct Label {
 /// Reads the key's name from a ciphertext.
 pub fn label(sealed: &[u8]) -> Result<Label, DoesNotOpen> {
     let [FORMAT, algorithm, rest @ ..] = sealed else { return Err(DoesNotOpen) };
-    let algorithm = Algorithm::of(*algorithm).ok_or(DoesNotOpen)?;
+    let (made, overhead) = match (*algorithm, Algorithm::of(*algorithm)) {
+        (_, Some(known)) => (Made::With(known), known.overhead()),
+        (HPKE, None) => (Made::To, ENCAPSULATED + TAG),
+        _ => return Err(DoesNotOpen),
+    };
     let (id, rest) = rest.split_first_chunk().ok_or(DoesNotOpen)?;
     let (version, _) = rest.split_first_chunk().ok_or(DoesNotOpen)?;
-    match sealed.len() >= HEADER + algorithm.overhead() {
-        true => Ok(Label { algorithm, key: KeyId(*id), version: u32::from_be_bytes(*version) }),
+    match sealed.len() >= HEADER + overhead {
+        true => Ok(Label { made, key: KeyId(*id), version: u32::from_be_bytes(*version) }),
         false => Err(DoesNotOpen),
     }
 }
@@ -260,15 +288,21 @@ pub fn open(
     sealed: &[u8],
 ) -> Result<Secret<Vec<u8>>, DoesNotOpen> {
     let said = label(sealed)?;
-    let header = header_of(key, said.algorithm);
     let body = sealed.get(HEADER..).ok_or(DoesNotOpen)?;
+    let Made::With(algorithm) = said.made else {
+        let part = |range| sealed.get(range).ok_or(DoesNotOpen);
+        let (name, commitment) = (part(0..NAME)?, part(COMMITMENT)?);
+        let opened = recipient::open(&key.secret, name, &place(domain, path), commitment, body);
+        return opened.map(Secret::new);
+    };
+    let header = header_of(key, algorithm);
     // The commitment is public: comparing it in variable time tells nothing.
     if (said.key, said.version) != (key.id, key.version)
         || sealed.get(COMMITMENT) != header.get(COMMITMENT)
     {
         return Err(DoesNotOpen);
     }
-    Keyed::new(key, said.algorithm).open(&place(domain, path), body).map(Secret::new)
+    Keyed::new(key, algorithm).open(&place(domain, path), body).map(Secret::new)
 }
 
 /// Opens the base64url form.
@@ -304,7 +338,8 @@ mod tests {
             let made = sealed(algorithm, text);
             let back = open(&key(1), "crm/email", "contacts[].email", &made).unwrap();
             assert_eq!(back.expose(), text);
-            assert_eq!(label(&made), Ok(Label { algorithm, key: KeyId([7; 16]), version: 3 }));
+            let said = Label { made: Made::With(algorithm), key: KeyId([7; 16]), version: 3 };
+            assert_eq!(label(&made), Ok(said));
         }
     }
 

@@ -8,6 +8,7 @@ pub mod ciphertext;
 pub mod ff1;
 mod key;
 pub mod mac;
+pub mod recipient;
 mod secret;
 
 pub use key::{DataKey, KeyError, KeyId, KeySource, KeyState, Purpose, SubjectId, SubjectKeys};

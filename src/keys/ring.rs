@@ -111,7 +111,8 @@ impl Ring {
     }
 
     pub fn open(told: &config::KeyStore, folder: &Path) -> Result<Ring, RingError> {
-        Ring::open_by(told, folder, kek::open(&told.kek, folder)?)
+        let store = Store::open(told, folder, false)?;
+        Ring::with(told, store, kek::open(&told.kek, folder)?)
     }
 
     /// The same, sealed by another provider than the configuration's.

@@ -1,10 +1,13 @@
 //! The parameters of a treatment as they stand in the policy, read with their places so that a mistake is
 //! reported where it is.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use marked_yaml::Node;
 use marked_yaml::types::{MarkedScalarNode, Span};
+
+use crate::crypto::recipient::Recipient;
 
 /// Something wrong at a place of a policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +63,23 @@ pub struct Arguments<'a> {
     node: Option<&'a Node>,
     known: Vec<&'static str>,
     problems: Vec<Problem>,
+    recipients: &'a Recipients,
 }
+
+/// Public keys by the names that the policy gives them.
+pub type Recipients = BTreeMap<String, Recipient>;
 
 impl<'a> Arguments<'a> {
     /// `node` is what stands behind `operator:`; none where the operator stands alone. `span` is where.
-    pub fn new(operator: &'static str, span: Span, node: Option<&'a Node>) -> Self {
+    pub fn new(
+        operator: &'static str,
+        span: Span,
+        node: Option<&'a Node>,
+        recipients: &'a Recipients,
+    ) -> Self {
         // `tokenize:` with nothing behind it is `tokenize`.
         let node = node.filter(|node| node.as_scalar().is_none_or(|word| !word.is_empty()));
-        Arguments { operator, span, node, known: Vec::new(), problems: Vec::new() }
+        Arguments { operator, span, node, known: Vec::new(), problems: Vec::new(), recipients }
     }
 
     /// A scalar in place of a mapping stands for the parameter `name`: `mask: email`.
@@ -138,6 +150,19 @@ impl<'a> Arguments<'a> {
             let expected = format!("one of {}", valid.join(", "));
             let problem = Problem::at(scalar.span(), format!("`{word}`"), expected);
             self.problems.push(problem.or_nearest(word, valid.iter().copied()));
+        }
+        found
+    }
+
+    /// One of the policy's `recipients`.
+    pub fn recipient(&mut self, scalar: &'a MarkedScalarNode) -> Option<Recipient> {
+        let name = scalar.as_str();
+        let found = self.recipients.get(name).cloned();
+        if found.is_none() {
+            let expected = "a name that stands in `recipients`, with a public key";
+            let problem = Problem::at(scalar.span(), format!("`{name}`"), expected);
+            let known = self.recipients.keys().map(String::as_str);
+            self.problems.push(problem.or_nearest(name, known));
         }
         found
     }

@@ -17,7 +17,7 @@ mod tokenize;
 mod truncate;
 
 pub(crate) use arguments::shape;
-pub use arguments::{Arguments, Problem, nearest};
+pub use arguments::{Arguments, Problem, Recipients, nearest};
 pub use spec::{Family, Gives, Parameter, Spec, Takes};
 pub use tokenize::Tokenizer;
 
@@ -191,7 +191,8 @@ pub(crate) mod testing {
             node => (node.as_scalar().unwrap(), None),
         };
         let spec = find(name.as_str()).unwrap();
-        let mut arguments = Arguments::new(spec.name, *node.span(), given);
+        let none = Recipients::new();
+        let mut arguments = Arguments::new(spec.name, *node.span(), given, &none);
         let treatment = (spec.build)(&mut arguments);
         let problems = arguments.finish();
         match treatment {

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::model::*;
 use super::path::{Path, Segment};
-use crate::operator::{self, Arguments, Gives, Problem, Treatment};
+use crate::crypto::recipient::Recipient;
+use crate::operator::{self, Arguments, Gives, Problem, Recipients, Treatment};
 
 /// A file's text by its name; the seam that lets tests and the playground parse without a disk.
 pub type Read<'r> = &'r dyn Fn(&FilePath) -> std::io::Result<String>;
@@ -31,6 +32,7 @@ impl Policy {
             found: Vec::new(),
             digest: Sha256::new(),
             files: Vec::new(),
+            recipients: Recipients::new(),
         };
         let policy = parser.open(file, None).and_then(|node| parser.policy(file, &node));
         let (mut errors, warnings): (Vec<_>, Vec<_>) =
@@ -55,10 +57,20 @@ struct Parser<'r> {
     digest: Sha256,
     /// All that was read.
     files: Vec<PathBuf>,
+    recipients: Recipients,
 }
 
-const POLICY_KEYS: &[&str] =
-    &["policy", "version", "source", "subject", "unclassified", "include", "fields", "views"];
+const POLICY_KEYS: &[&str] = &[
+    "policy",
+    "version",
+    "source",
+    "subject",
+    "unclassified",
+    "include",
+    "recipients",
+    "fields",
+    "views",
+];
 const SOURCE_KEYS: &[&str] = &["topic", "format"];
 type Treatments = Vec<(String, Chosen)>;
 
@@ -172,6 +184,30 @@ impl Parser<'_> {
         }
     }
 
+    /// Public keys by name: 32 bytes in base64.
+    fn recipients(&mut self, node: Option<&Node>) -> Recipients {
+        let mut found = Recipients::new();
+        let Some(node) = node else { return found };
+        let expected = "names with public keys: `partner: BASE64`";
+        let Some(map) = self.mapping(node, expected) else { return found };
+        for (name, key) in map.iter() {
+            let name = self.valid_name(name, "the name of a recipient");
+            let Some(word) = self.scalar(key, "a public key in base64") else { continue };
+            let bytes = base64_simd::STANDARD.decode_to_vec(word.as_str()).ok();
+            let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+            match (name, bytes.and_then(|bytes| Recipient::new(&bytes))) {
+                (Some(name), Some(recipient)) => drop(found.insert(name, recipient)),
+                (_, None) => self.at(
+                    word.span(),
+                    format!("`{}`", word.as_str()),
+                    "a public key of X25519: 32 bytes in base64",
+                ),
+                (None, _) => {}
+            }
+        }
+        found
+    }
+
     /// `subject: PATH`, or `subject: { path: PATH, population: NAME }`.
     fn subject<'n>(&mut self, node: &'n Node) -> Option<(&'n Span, Path, Option<String>)> {
         let (word, population) = match node {
@@ -219,6 +255,7 @@ impl Parser<'_> {
         {
             self.at(span, format!("`{subject}`"), "a path that stands in `fields`");
         }
+        self.recipients = self.recipients(map.get_node("recipients"));
         let shared = self.include(file, map.get_node("include"));
         let views = self
             .required(map, "views", "`views:` with an audience or more")
@@ -404,7 +441,8 @@ impl Parser<'_> {
             self.error(problem.or_nearest(name.as_str(), names()));
             return None;
         };
-        let mut read = Arguments::new(spec.name, *name.span(), arguments);
+        let recipients = std::mem::take(&mut self.recipients);
+        let mut read = Arguments::new(spec.name, *name.span(), arguments, &recipients);
         let treatment = (spec.build)(&mut read);
         let domain = match treatment {
             Some(Treatment::Keyed(_)) => read.scalar("domain"),
@@ -412,6 +450,7 @@ impl Parser<'_> {
         };
         let domain = domain.and_then(|word| self.valid_name(word, "the name of a domain"));
         let problems = read.finish();
+        self.recipients = recipients;
         let sound = problems.is_empty();
         problems.into_iter().for_each(|problem| self.error(problem));
         let treatment = treatment.filter(|_| sound)?;
