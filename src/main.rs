@@ -14,7 +14,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     veilstream::telemetry::quiet_panics();
+    no_core_dumps();
     veilstream::command::Cli::parse().run()
+}
+
+/// A dump would hold keys and customer data. With 1 byte, and not with 0, a program that takes dumps from the kernel
+/// gets none either (Linux, `fs/coredump.c`).
+fn no_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // To lower a limit is always allowed.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
 }
 
 /// Whether the processor has the instructions that .cargo/config.toml builds for: without them it would end the

@@ -138,6 +138,10 @@ fn keys_rotate_while_a_worker_works_and_none_shows_anywhere() {
     };
     collect();
     let worker = WorkerProcess::start(&scene.site, "one", "trace");
+    // Nor would it stand in a core dump: there is none.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", worker.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(matches!(core.split_whitespace().nth(4), Some("0" | "1")), "{core}");
     let traffic = Traffic::start(&scene, "raw");
     wait_consumed(&worker, 200);
     let mut told = String::new();

@@ -183,6 +183,9 @@ fn what_cannot_be_sanitized_is_quarantined_listed_shown_and_replayed() {
     let text = stdout(&scene.quarantine("one", "replay", &["--all", "--purpose", "the rest"]));
     assert!(text.contains("3 records published") && text.contains("1 were too large to be held"));
     wait_consumed(&worker, 11);
+    // A commit is answered before its marks are in every partition.
+    wait_until("all in quarantine", || scene.consume("quarantine").len() >= 5);
+    wait_until("all in the view", || scene.consume("out").len() >= 3 + 1 + 2);
     assert_eq!(scene.consume("out").len(), 3 + 1 + 2);
     assert_eq!(scene.consume("quarantine").len(), 5);
     let access = scene.audit("access").remove(2);
@@ -513,7 +516,7 @@ views:
     // Labels are names of the configuration, codes, numbers and opaque ids, and nothing else.
     let names = "customers some all identifier email public tokenize mask encrypt keep published deleted \
         tombstone filtered decode transform invalid_json wrong_type gather commit committed aborted +Inf applied refused process failure change \
-        consumer producer sent_bytes received_bytes requests errors retries timeouts disconnects rebalances sent failed";
+        consumer producer sent_bytes received_bytes requests errors retries timeouts disconnects rebalances sent failed field token cached read";
     let mut known: BTreeSet<&str> = names.split(' ').filter(|name| !name.is_empty()).collect();
     known.extend([raw.as_str(), digest, env!("CARGO_PKG_VERSION")]);
     let mut hex: HashMap<&str, usize> = HashMap::new();

@@ -168,7 +168,7 @@ impl Ring {
         Ok(self.store.count(None)?)
     }
 
-    /// Changes the keyset, in the store and then here. Workers take it up by themselves.
+    /// Changes the keyset in the store: who has it open opens it anew, workers by themselves.
     pub fn change<T>(
         &self,
         change: impl FnOnce(&mut Keyset) -> Result<T, ChangeError>,
