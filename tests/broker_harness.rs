@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use support::broker::{Broker, Message, consume_all};
+use support::broker::{Broker, an_hour_ago, Message, consume_all};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Two records in one transaction, and one that is aborted.
-fn produce_in_transactions(broker: &Broker, topic: &str) {
+fn produce_in_transactions(broker: &Broker, topic: &str, time: i64) {
     let mut config = broker.client();
     let producer: BaseProducer =
         config.set("transactional.id", format!("{topic}-producer")).create().unwrap();
@@ -29,7 +29,7 @@ fn produce_in_transactions(broker: &Broker, topic: &str) {
     let headers = OwnedHeaders::new()
         .insert(Header { key: "h", value: Some("1") })
         .insert(Header { key: "none", value: None::<&str> });
-    let first = BaseRecord::to(topic).partition(0).timestamp(1_700_000_000_123);
+    let first = BaseRecord::to(topic).partition(0).timestamp(time);
     producer.send(first.key("k").payload("v").headers(headers)).unwrap();
     producer.send(BaseRecord::<str, str>::to(topic).partition(1).key("tombstone")).unwrap();
     producer.commit_transaction(TIMEOUT).unwrap();
@@ -55,11 +55,12 @@ fn committed_records_survive_a_restart_and_a_kill() {
     broker.create_topic(&topic, 3);
     assert_eq!(broker.consume(&topic), []);
 
-    produce_in_transactions(&broker, &topic);
+    let time = an_hour_ago();
+    produce_in_transactions(&broker, &topic, time);
     let committed = consume_all(broker.bootstrap(), &topic);
     assert_eq!(texts(&committed), [(Some("k"), Some("v")), (Some("tombstone"), None)]);
     assert_eq!((committed[0].partition, committed[0].offset), (0, 0));
-    assert_eq!(committed[0].timestamp, 1_700_000_000_123);
+    assert_eq!(committed[0].timestamp, time);
     assert_eq!(
         committed[0].headers,
         [("h".to_owned(), Some(b"1".to_vec())), ("none".to_owned(), None)]

@@ -196,17 +196,14 @@ impl Sink {
         self.send(topic, record.key(), record.value(), timestamp_ms, partition, headers)
     }
 
-    pub fn quarantine(
-        &mut self,
-        topic: &str,
-        sealed: &Sealed,
-        timestamp_ms: Option<i64>,
-    ) -> Result<(), SinkError> {
+    /// Its timestamp is the time of writing: the raw record's may be so old that retention deletes the record at once,
+    /// or what the broker refuses. That one stands inside the ciphertext.
+    pub fn quarantine(&mut self, topic: &str, sealed: &Sealed) -> Result<(), SinkError> {
         let headers = sealed.headers().iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
         // A key of its own for each, so that a compacted topic keeps all.
-        self.send(topic, Some(sealed.key()), Some(sealed.value()), timestamp_ms, None, headers)
+        self.send(topic, Some(sealed.key()), Some(sealed.value()), None, None, headers)
     }
 
     pub fn audit(&mut self, topic: &str, record: &AuditRecord) -> Result<(), SinkError> {

@@ -322,8 +322,7 @@ impl<'l> Transform<'l> {
                 }
                 sealed = self.sealing.account(&raw, &from, failure, &plan.label);
             }
-            // A timestamp may be what the broker refuses; it stands inside the ciphertext as well.
-            self.sink.quarantine(topic, &sealed, timestamp.filter(|_| !refused))?;
+            self.sink.quarantine(topic, &sealed)?;
             if let Some(observer) = &shared.observer {
                 observer.quarantined(failure);
             }

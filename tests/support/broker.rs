@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs, mem, process, thread};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -25,6 +25,13 @@ use rdkafka::{ClientContext, Timestamp};
 const LIMIT: Duration = Duration::from_secs(60);
 /// The pause between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// A time that no record gets by itself, in milliseconds since the epoch. Of records that are much older the broker
+/// deletes whole segments, half a minute after its start.
+pub fn an_hour_ago() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_millis() as i64 - 3_600_000
+}
 
 /// A record to produce: key and value, `None` for null.
 pub type Record<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
