@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use support::broker::{Broker, an_hour_ago, Message, consume_all};
+use support::broker::{Broker, Message, an_hour_ago, consume_all};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -11,7 +11,10 @@ use serde_json::Value;
 
 use super::{Exit, OrUsage, events};
 use crate::keys::Keyset;
-use crate::policy::{DEAD, Diagnostics, Format, KeyRule, Plan, Policy, StateId, conflicts};
+use crate::policy::roles::{Approval, Role, Roles};
+use crate::policy::{
+    DEAD, Diagnostic, Diagnostics, Format, KeyRule, Plan, Policy, StateId, conflicts,
+};
 
 /// Validate policies, and show what each audience gets of each field
 #[derive(Args)]
@@ -19,6 +22,9 @@ pub struct Check {
     /// Policy files
     #[arg(required = true)]
     policies: Vec<PathBuf>,
+    /// The file of roles: checked against these policies, which are all of the deployment then
+    #[arg(long)]
+    roles: Option<PathBuf>,
     /// Events to compare with: says which paths match nothing there, and which fields no path names
     #[arg(long)]
     sample: Option<PathBuf>,
@@ -38,13 +44,7 @@ impl Check {
             }
         }
         if !wrong.is_empty() {
-            if self.json {
-                let report = serde_json::json!({ "valid": false, "diagnostics": wrong });
-                writeln!(std::io::stdout(), "{report:#}")?;
-            } else {
-                eprintln!("{}", Diagnostics(wrong));
-            }
-            return Err(Exit::Refused);
+            return self.wrong(wrong);
         }
         let read: Vec<&Policy> = policies.iter().map(|(_, policy)| policy).collect();
         let conflicts = conflicts(&read, &[]);
@@ -57,6 +57,11 @@ impl Check {
             }
             return Err(Exit::Refused);
         }
+        let roles = self.roles.as_deref().map(|file| Roles::load(file, &read)).transpose();
+        let roles = match roles {
+            Ok(roles) => roles,
+            Err(diagnostics) => return self.wrong(diagnostics.0),
+        };
         let sample = self.sample.as_deref().map(events::read).transpose().or_usage()?;
         let mut reports = Vec::new();
         for (file, policy) in policies {
@@ -71,11 +76,62 @@ impl Check {
             }
         }
         if self.json {
-            let report = serde_json::json!({ "valid": true, "policies": reports });
+            let mut report = serde_json::json!({ "valid": true, "policies": reports });
+            if let Some(roles) = &roles {
+                report["roles"] = roles.roles.iter().map(role_json).collect();
+            }
             writeln!(std::io::stdout(), "{report:#}")?;
+        } else if let Some(roles) = &roles {
+            print_roles(roles)?;
         }
         Ok(())
     }
+
+    fn wrong(&self, diagnostics: Vec<Diagnostic>) -> Result<(), Exit> {
+        if self.json {
+            let report = serde_json::json!({ "valid": false, "diagnostics": diagnostics });
+            writeln!(std::io::stdout(), "{report:#}")?;
+        } else {
+            eprintln!("{}", Diagnostics(diagnostics));
+        }
+        Err(Exit::Refused)
+    }
+}
+
+/// What a role may reveal, in words.
+fn grants(role: &Role) -> Vec<String> {
+    let grant = |((class, purpose), approval): (&(String, String), &Approval)| match approval {
+        Approval::No => format!("{class} for {purpose}"),
+        Approval::Needed => format!("{class} for {purpose}, with approval"),
+    };
+    role.reveals.iter().map(grant).collect()
+}
+
+fn role_json(role: &Role) -> Value {
+    let views: Vec<String> = role.views.iter().map(ToString::to_string).collect();
+    serde_json::json!({
+        "role": role.name, "parent": role.parent, "views": views, "reveals": grants(role),
+        "erase": role.erase, "principals": role.principals,
+    })
+}
+
+fn print_roles(roles: &Roles) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} is valid: {} roles", roles.file.display(), roles.roles.len())?;
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["role", "part of", "reads", "may reveal", "may erase"]);
+    for role in &roles.roles {
+        let views: Vec<String> = role.views.iter().map(ToString::to_string).collect();
+        table.add_row([
+            role.name.clone(),
+            role.parent.clone().unwrap_or_default(),
+            views.join("\n"),
+            grants(role).join("\n"),
+            if role.erase { "yes" } else { "" }.to_owned(),
+        ]);
+    }
+    writeln!(out, "{table}")
 }
 
 fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io::Result<()> {

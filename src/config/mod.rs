@@ -46,6 +46,9 @@ pub struct Config {
     /// The key store: keys that a provider seals, and one of its own for each data subject.
     #[serde(default)]
     pub key_store: Option<KeyStore>,
+    /// Who may read and reveal what. Without it nobody may reveal anything.
+    #[serde(default)]
+    pub access: Option<Access>,
     /// Where records go that cannot be sanitized.
     pub quarantine: Quarantine,
     /// Where audit events go.
@@ -164,6 +167,77 @@ pub struct KekFile {
     pub path: PathBuf,
     /// What it is sealed with, by Argon2id: 12 characters or more.
     pub passphrase: SecretText,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// The file of roles.
+    #[schemars(extend("x-reload" = "content: SIGHUP, file change"))]
+    pub roles: PathBuf,
+    /// Whose tokens are believed over HTTP. Without it there is no `/v1/`.
+    #[serde(default)]
+    pub tokens: Option<Tokens>,
+    /// How many requests one actor may make, of each worker.
+    #[serde(default = "default_requests")]
+    #[schemars(extend("x-unit" = "requests/minute"))]
+    pub requests_per_minute: NonZeroU32,
+    /// How many values one request may reveal.
+    #[serde(default = "default_values")]
+    #[schemars(extend("x-unit" = "values"))]
+    pub values_per_request: NonZeroUsize,
+}
+
+fn default_requests() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(59)
+}
+
+fn default_values() -> NonZeroUsize {
+    at_least_one(100)
+}
+
+/// JSON Web Tokens (RFC 7519) of an OpenID provider.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// The provider, exactly as it stands in `iss`. Its keys are found by discovery, over TLS, or on this machine.
+    pub issuer: String,
+    /// What has to stand in `aud`.
+    pub audience: String,
+    /// A file with the provider's keys (JWKS, RFC 7517), in place of discovery.
+    #[serde(default)]
+    pub keys: Option<PathBuf>,
+    /// How tokens are signed; no other way is believed.
+    #[serde(default)]
+    pub algorithm: TokenAlgorithm,
+    /// The claim that names the roles: a list, or words with spaces between.
+    #[serde(default = "default_roles_claim")]
+    pub roles_claim: String,
+    /// The claim that names the actor, in the audit trail too.
+    #[serde(default = "default_actor_claim")]
+    pub actor_claim: String,
+    /// PEM file of the authorities of the provider's certificate. The system's if unset.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+fn default_roles_claim() -> String {
+    "roles".into()
+}
+
+fn default_actor_claim() -> String {
+    "sub".into()
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TokenAlgorithm {
+    /// RSA with SHA-256.
+    #[default]
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

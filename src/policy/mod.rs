@@ -11,6 +11,7 @@ mod model;
 mod parse;
 mod path;
 mod plan;
+pub mod roles;
 
 pub use condition::{Condition, Verdict};
 pub use conflicts::conflicts;

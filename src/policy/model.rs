@@ -84,6 +84,7 @@ pub struct Field {
 pub struct View {
     pub name: String,
     pub topic: String,
+    /// The roles that read it; any that says so, where this is empty.
     pub readers: Vec<String>,
     pub condition: Option<Condition>,
     pub key: KeyRule,

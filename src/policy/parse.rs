@@ -1,5 +1,6 @@
 //! From YAML to a [`Policy`], reporting every mistake with its place.
 
+mod roles;
 mod views;
 
 use std::collections::BTreeMap;
@@ -26,14 +27,7 @@ impl Policy {
 
     /// As [`Policy::load`], with files read by `read`.
     pub fn load_with(file: &FilePath, read: Read<'_>) -> Result<Policy, Diagnostics> {
-        let mut parser = Parser {
-            file: file.display().to_string(),
-            read,
-            found: Vec::new(),
-            digest: Sha256::new(),
-            files: Vec::new(),
-            recipients: Recipients::new(),
-        };
+        let mut parser = Parser::new(file, read);
         let policy = parser.open(file, None).and_then(|node| parser.policy(file, &node));
         let (mut errors, warnings): (Vec<_>, Vec<_>) =
             parser.found.into_iter().partition(|remark| remark.severity == Severity::Error);
@@ -74,7 +68,24 @@ const POLICY_KEYS: &[&str] = &[
 const SOURCE_KEYS: &[&str] = &["topic", "format"];
 type Treatments = Vec<(String, Chosen)>;
 
-impl Parser<'_> {
+impl<'r> Parser<'r> {
+    fn new(file: &FilePath, read: Read<'r>) -> Self {
+        Parser {
+            file: file.display().to_string(),
+            read,
+            found: Vec::new(),
+            digest: Sha256::new(),
+            files: Vec::new(),
+            recipients: Recipients::new(),
+        }
+    }
+
+    /// Of all that was read.
+    fn hex_digest(&self) -> String {
+        let digest = self.digest.clone().finalize();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn error(&mut self, problem: Problem) {
         self.found.push(Diagnostic::new(Severity::Error, &self.file, problem));
     }
@@ -271,13 +282,7 @@ impl Parser<'_> {
             population: population.unwrap_or_else(|| name.clone()),
             name,
             version,
-            digest: self
-                .digest
-                .clone()
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            digest: self.hex_digest(),
             topics,
             format,
             subject,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{Config, ConfigError};
 use crate::crypto::{KeyError, KeySource};
 use crate::keys::{self, KeysError};
+use crate::policy::roles::Roles;
 use crate::policy::{Diagnostics, Plan, PlanError, Policy, Topics, conflicts};
 use crate::quarantine::Sealing;
 
@@ -32,6 +33,8 @@ pub enum LoadError {
 pub struct Plans {
     plans: Vec<(Source, Arc<Plan>)>,
     pub keys: Arc<dyn KeySource>,
+    /// Who may do what, where the configuration says so.
+    pub roles: Option<Arc<Roles>>,
     /// The files that were read, for the watcher.
     pub files: Vec<PathBuf>,
 }
@@ -53,19 +56,22 @@ impl Plans {
     /// Reads the keyset and all policies; every mistake of every policy is reported at once.
     pub fn load(config: &Config) -> Result<Plans, LoadError> {
         let policies = policies(config)?;
-        let files = policies.iter().flat_map(|policy| policy.files.clone()).collect();
+        let roles = roles(config, &policies)?;
+        let mut files: Vec<_> = policies.iter().flat_map(|policy| policy.files.clone()).collect();
+        files.extend(roles.as_ref().map(|roles| roles.file.clone()));
         let policies = policies.into_iter().map(Arc::new).collect();
-        Plans::compile(policies, files, keys::open(config)?)
+        Plans::compile(policies, roles.map(Arc::new), files, keys::open(config)?)
     }
 
     /// The same policies, compiled with the keys that are in force now.
     pub fn rekeyed(&self, config: &Config) -> Result<Plans, LoadError> {
         let policies = self.all().map(|plan| Arc::clone(&plan.policy)).collect();
-        Plans::compile(policies, self.files.clone(), keys::open(config)?)
+        Plans::compile(policies, self.roles.clone(), self.files.clone(), keys::open(config)?)
     }
 
     fn compile(
         policies: Vec<Arc<Policy>>,
+        roles: Option<Arc<Roles>>,
         files: Vec<PathBuf>,
         keys: Arc<dyn KeySource>,
     ) -> Result<Plans, LoadError> {
@@ -83,7 +89,7 @@ impl Plans {
         }
         // Every lane needs it: a keyset without its keys is refused here and not by the lanes.
         Sealing::new(keys.as_ref())?;
-        Ok(Plans { plans, keys, files })
+        Ok(Plans { plans, keys, roles, files })
     }
 
     /// What the consumers subscribe to.
@@ -144,6 +150,14 @@ pub fn policies(config: &Config) -> Result<Vec<Policy>, LoadError> {
         true => Ok(policies),
         false => Err(LoadError::Conflicts(conflicts.join("\n"))),
     }
+}
+
+/// The roles that the configuration names, checked against all its policies.
+pub fn roles(config: &Config, policies: &[Policy]) -> Result<Option<Roles>, LoadError> {
+    let Some(access) = &config.access else { return Ok(None) };
+    let policies: Vec<&Policy> = policies.iter().collect();
+    let loaded = Roles::load(&config.folder.join(&access.roles), &policies);
+    loaded.map(Some).map_err(LoadError::Policies)
 }
 
 impl Source {
