@@ -14,6 +14,7 @@
 //! - [`audit`]: events that say what was done, never a value
 //! - [`config`]: what `worker.yaml` says
 //! - [`kafka`]: the only room that names rdkafka
+//! - [`access`]: roles at work: who may see what is sealed
 //! - [`telemetry`]: metrics, health, logs
 //! - [`worker`]: lanes from poll to commit, reload, limits, stop
 //! - [`cluster`]: what a cluster has to be for a worker, and whether it is
@@ -46,6 +47,8 @@ pub mod audit;
 pub mod config;
 
 pub mod kafka;
+
+pub mod access;
 
 pub mod telemetry;
 

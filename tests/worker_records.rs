@@ -149,7 +149,8 @@ fn what_cannot_be_sanitized_is_quarantined_listed_shown_and_replayed() {
     let text = stdout(&scene.quarantine("one", "show", &[&wrong, "--purpose", "ticket 4711"]));
     assert_eq!(text, format!("key: {}\nheader trace: t-1\nvalue: {}\n", ids[3], values[3]));
     let access = scene.audit("access").remove(0);
-    assert_eq!((&access["actor"], &access["what"]), (&json!("ann"), &json!("quarantine-show")));
+    assert_eq!(access["actor"], scene::user());
+    assert_eq!((&access["by"], &access["what"]), (&json!("user"), &json!("quarantine-show")));
     assert_eq!((&access["purpose"], &access["records"]), (&json!("ticket 4711"), &json!([wrong])));
     for absent in [format!("{raw}/0/0"), format!("{raw}/0/5")] {
         let shown = scene.quarantine("one", "show", &[&absent, "--purpose", "ticket 4711"]);

@@ -143,21 +143,56 @@ enum Body<'a> {
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Change {
     /// A worker began to work under these policies.
-    Started { policies: Vec<String> },
-    /// Other policies are in force.
-    PoliciesReplaced { policies: Vec<String> },
+    Started {
+        policies: Vec<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        roles: Option<String>,
+    },
+    /// Other policies, roles or keys are in force.
+    PoliciesReplaced {
+        policies: Vec<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        roles: Option<String>,
+    },
     /// New policies were refused; those in force stayed.
     PoliciesRefused { errors: usize },
 }
 
-/// Somebody opened what is sealed.
+/// Somebody asked to see what is sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Access {
     pub actor: String,
-    pub what: String,
+    /// `user` of the operating system, or `token`.
+    pub by: &'static str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub roles: Vec<String>,
+    pub what: &'static str,
     pub purpose: String,
-    /// Coordinates of what was opened.
+    /// Whether all that was asked for was allowed.
+    pub allowed: bool,
+    /// Who agreed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+    /// Coordinates of quarantined records.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub records: Vec<String>,
+    #[serde(skip_serializing_if = "<[AccessedValue]>::is_empty")]
+    pub values: Vec<AccessedValue>,
+}
+
+/// A value that somebody asked for, by the names of the policy; what it does not name is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccessedValue {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub view: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    pub outcome: &'static str,
+    /// The key that the ciphertext names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -76,9 +76,10 @@ impl Check {
             }
         }
         if self.json {
+            let roles = roles.map(|all| all.roles.iter().map(role_json).collect::<Vec<_>>());
             let mut report = serde_json::json!({ "valid": true, "policies": reports });
-            if let Some(roles) = &roles {
-                report["roles"] = roles.roles.iter().map(role_json).collect();
+            if let (Some(roles), Some(report)) = (roles, report.as_object_mut()) {
+                report.insert("roles".into(), roles.into());
             }
             writeln!(std::io::stdout(), "{report:#}")?;
         } else if let Some(roles) = &roles {

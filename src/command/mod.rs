@@ -13,6 +13,7 @@ mod keys;
 mod operators;
 mod preview;
 mod quarantine;
+mod reveal;
 mod run;
 mod topics;
 mod traffic;
@@ -46,6 +47,8 @@ enum Command {
     Topics(topics::Topics),
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+    Reveal(reveal::Reveal),
+    Approve(reveal::Approve),
     Traffic(traffic::Traffic),
 }
 
@@ -90,6 +93,8 @@ impl Cli {
             Command::Keys(command) => command.run(),
             Command::Topics(command) => command.run(),
             Command::Quarantine(command) => command.run(),
+            Command::Reveal(command) => command.run(),
+            Command::Approve(command) => command.run(),
             Command::Traffic(command) => command.run(),
         };
         let (error, code) = match done {

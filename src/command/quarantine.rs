@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
 use super::{Exit, OrUsage};
-use crate::audit::{Access, Auditor};
+use crate::access::Actor;
+use crate::audit::Access;
 use crate::config::Config;
 use crate::crypto::KeySource;
-use crate::kafka::{ClientSettings, OwnedRecord, Positions, Reader, Sink, Writer};
+use crate::kafka::{ClientSettings, OwnedRecord, Reader, Trail, Writer};
 use crate::keys;
 use crate::quarantine::{self, Coordinates, Opened};
 
@@ -124,17 +124,22 @@ impl Desk {
     }
 
     /// Durably, before anything is shown.
-    fn audit(&self, what: &str, purpose: &str, records: &[&Held]) -> anyhow::Result<()> {
-        let actor = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-        let actor = actor.unwrap_or_else(|_| "unknown".into());
-        let mut sink = Sink::open(&self.settings, None, Duration::from_secs(30), Arc::default())?;
-        let mut auditor = Auditor::new(format!("cli-{actor}-{:012x}", rand::random::<u64>() >> 16));
-        let records = records.iter().map(|held| held.from.to_string()).collect();
-        let access = Access { actor, what: what.to_owned(), purpose: purpose.to_owned(), records };
-        sink.begin()?;
-        sink.audit(&self.config.audit.topic, &auditor.accessed(&access))?;
-        sink.commit(&Positions::default(), None)?;
-        Ok(())
+    fn audit(&self, what: &'static str, purpose: &str, records: &[&Held]) -> anyhow::Result<()> {
+        let actor = Actor::user();
+        let access = Access {
+            by: actor.by.name(),
+            roles: Vec::new(),
+            what,
+            purpose: purpose.to_owned(),
+            allowed: true,
+            approved_by: None,
+            records: records.iter().map(|held| held.from.to_string()).collect(),
+            values: Vec::new(),
+            actor: actor.name,
+        };
+        let name = format!("cli-{}", access.actor);
+        let trail = Trail::new(&self.settings, &self.config.audit.topic, &name);
+        Ok(trail.write(|auditor| auditor.accessed(&access))?)
     }
 }
 

@@ -113,6 +113,9 @@ pub enum KeyError {
     NoPrimary(Purpose),
     #[error("there is no enabled key {0} version {1}")]
     Unknown(KeyId, u32),
+    /// It was the key of a data subject who is forgotten.
+    #[error("the key {0} was destroyed by an erasure")]
+    Erased(KeyId),
     #[error(
         "`encrypt: {{ scope: subject }}` needs a `key_store` in worker.yaml: a keyset file holds no keys of data subjects"
     )]

@@ -10,6 +10,7 @@ mod probe;
 mod producer;
 mod reader;
 mod source;
+mod trail;
 
 pub use admin::{Admin, ClusterState, TopicSettings, TopicSpec, TopicState};
 pub use client::{BATCH_FRAME, CLIENTS, ClientSettings, Connection, Figures, KafkaProblem};
@@ -18,3 +19,4 @@ pub use probe::Probe;
 pub use producer::{Sink, SinkError};
 pub use reader::{OwnedRecord, Reader, Writer};
 pub use source::{Generation, Positions, Rebalanced, Source, SourceError, SourceRecord};
+pub use trail::Trail;

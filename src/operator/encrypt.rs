@@ -5,11 +5,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
-use super::{Arguments, Bound, Keyed, Operator, Refusal, Scratch, Site, Treatment, characters};
+use super::{
+    Arguments, Bound, Keyed, Operator, Refusal, Scratch, Site, Treatment, Undone, characters,
+};
 use crate::crypto::ciphertext::{Algorithm, Place, Sealer, seal_to};
 use crate::crypto::ff1::Ff1;
 use crate::crypto::recipient::Recipient;
-use crate::crypto::{KeyError, KeySource, Purpose};
+use crate::crypto::{KeyError, KeySource, Purpose, Secret};
 use crate::json::{Value, write_string};
 
 pub const SPEC: Spec = Spec {
@@ -235,6 +237,35 @@ impl Format {
     }
 }
 
+impl Format {
+    /// Appends the text with what is of the alphabet exchanged for what `cipher` makes of it.
+    fn exchange(
+        &self,
+        text: &str,
+        out: &mut String,
+        cipher: impl FnOnce(Vec<u16>) -> Option<Vec<u16>>,
+    ) -> Result<(), Refusal> {
+        let Format { alphabet, numerals, separators } = self;
+        let mut found = Vec::new();
+        for character in text.chars() {
+            match numerals.get(&character) {
+                Some(numeral) => found.push(*numeral),
+                None if separators.contains(character) => {}
+                None => return Err(Refusal::NotInAlphabet),
+            }
+        }
+        let made = cipher(found).ok_or(Refusal::OutOfDomain)?;
+        let mut made = made.into_iter().filter_map(|at| alphabet.get(usize::from(at)));
+        for character in text.chars() {
+            let stays = !numerals.contains_key(&character);
+            let character =
+                if stays { &character } else { made.next().ok_or(Refusal::OutOfDomain)? };
+            out.push(*character);
+        }
+        Ok(())
+    }
+}
+
 struct Preserve(Arc<Format>);
 
 impl Keyed for Preserve {
@@ -244,6 +275,29 @@ impl Keyed for Preserve {
         let cipher = Ff1::at(&key, radix, site.domain, site.path);
         let operator = Preserving { format: Arc::clone(&self.0), cipher };
         Ok(Bound::with_key(operator, Purpose::Deterministic, key))
+    }
+
+    fn undo(
+        &self,
+        site: Site<'_>,
+        keys: &dyn KeySource,
+        version: Option<u32>,
+        text: &str,
+    ) -> Option<Result<Undone, KeyError>> {
+        let key = keys.primary(Purpose::Deterministic).and_then(|key| match version {
+            Some(version) if version != key.version => keys.find(key.id, version),
+            _ => Ok(key),
+        });
+        Some(key.map(|key| {
+            let radix = self.0.alphabet.len() as u32;
+            let cipher = Ff1::at(&key, radix, site.domain, site.path)?;
+            let mut out = String::new();
+            self.0.exchange(text, &mut out, |found| cipher.decrypt(found).ok()).ok()?;
+            let mut json = Vec::new();
+            write_string(&mut json, &out);
+            drop(Secret::new(out));
+            Some(Secret::new(json))
+        }))
     }
 
     fn spec(&self) -> Option<&'static Spec> {
@@ -264,26 +318,10 @@ impl Operator for Preserving {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let Format { alphabet, numerals, separators } = &*self.format;
         let text = characters(value, &mut scratch.text)?;
-        let mut found = Vec::new();
-        for character in text.chars() {
-            match numerals.get(&character) {
-                Some(numeral) => found.push(*numeral),
-                None if separators.contains(character) => {}
-                None => return Err(Refusal::NotInAlphabet),
-            }
-        }
         let cipher = self.cipher.as_ref().ok_or(Refusal::OutOfDomain)?;
-        let made = cipher.encrypt(found).map_err(|_| Refusal::OutOfDomain)?;
-        let mut made = made.into_iter().filter_map(|at| alphabet.get(usize::from(at)));
         scratch.other.clear();
-        for character in text.chars() {
-            let stays = !numerals.contains_key(&character);
-            let character =
-                if stays { &character } else { made.next().ok_or(Refusal::OutOfDomain)? };
-            scratch.other.push(*character);
-        }
+        self.format.exchange(text, &mut scratch.other, |found| cipher.encrypt(found).ok())?;
         write_string(out, &scratch.other);
         Ok(())
     }

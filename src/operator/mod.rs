@@ -144,9 +144,24 @@ pub enum Treatment {
     Keyed(Arc<dyn Keyed>),
 }
 
+/// A value as it was, as JSON text; none where it is nothing that the operator could have made.
+pub type Undone = Option<crate::crypto::Secret<Vec<u8>>>;
+
 /// An operator that needs a key.
 pub trait Keyed: Send + Sync {
     fn bind(&self, site: Site<'_>, keys: &dyn KeySource) -> Result<Bound, KeyError>;
+
+    /// What it made, made undone, where that does not say by itself how: under the primary key of the site, or the
+    /// version of it that is named. Nothing tells whether that is the right one.
+    fn undo(
+        &self,
+        _site: Site<'_>,
+        _keys: &dyn KeySource,
+        _version: Option<u32>,
+        _text: &str,
+    ) -> Option<Result<Undone, KeyError>> {
+        None
+    }
 
     /// What holds of it with these parameters, where that is not what its operator says of itself.
     fn spec(&self) -> Option<&'static Spec> {

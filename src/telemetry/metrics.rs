@@ -30,6 +30,7 @@ pub struct Metrics {
     pub key_uses: IntCounterVec,
     key_store_uses: IntGaugeVec,
     pub subject_keys: IntCounterVec,
+    pub revealed_values: IntCounterVec,
     pub restarts: IntCounterVec,
     pub ready: IntGaugeVec,
     pub audit_events: IntCounterVec,
@@ -170,6 +171,11 @@ impl Metrics {
                 "subject_keys_total",
                 "Keys of data subjects that batches asked for: cached, read from the store",
                 &["found"],
+            )?,
+            revealed_values: counter(
+                "revealed_values_total",
+                "Values that somebody asked to see over HTTP: revealed, denied, needs_approval, erased, refused; and requests that are unauthorized",
+                &["outcome"],
             )?,
             restarts: counter(
                 "lane_restarts_total",

@@ -29,6 +29,8 @@ const MOST_CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// These say no more than that the worker lives or works: probes come without a token.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+/// What is below asks each for a token of its own.
+const NAMED: &str = "/v1/";
 
 /// Why nothing is served to other machines.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +136,8 @@ async fn guard(State(token): State<Token>, request: Request, next: Next) -> Resp
         // After the answer. A scrape in fifteen seconds may connect anew.
         connection.graceful_shutdown();
     }
-    if OPEN.contains(&request.uri().path()) || shows(&request, &token) {
+    let path = request.uri().path();
+    if OPEN.contains(&path) || path.starts_with(NAMED) || shows(&request, &token) {
         return next.run(request).await;
     }
     let challenge = [(WWW_AUTHENTICATE, "Bearer")];

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::access::InForce;
 use crate::config::{Config, ConfigError};
 use crate::crypto::{KeyError, KeySource};
 use crate::keys::{self, KeysError};
@@ -121,6 +122,15 @@ impl Plans {
             (Some((_, plan)), None) => Claim::One(plan),
             (None, _) => Claim::None,
             _ => Claim::Many,
+        }
+    }
+
+    /// For who may see what is sealed.
+    pub fn in_force(&self) -> InForce {
+        InForce {
+            policies: self.all().map(|plan| Arc::clone(&plan.policy)).collect(),
+            roles: self.roles.clone(),
+            keys: Arc::clone(&self.keys),
         }
     }
 

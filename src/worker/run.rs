@@ -13,9 +13,11 @@ use super::lane::{Lane, LaneError, LaneShared, Observer};
 use super::plans::{LoadError, Plans};
 use super::show::Shown;
 use super::watch::Watch;
+use crate::access::http::Office;
+use crate::access::{self, Desk, TokenError, Verifier};
 use crate::audit::Change;
 use crate::config::{Config, ConfigError, SecretText};
-use crate::kafka::{ClientSettings, Connection};
+use crate::kafka::{ClientSettings, Connection, Trail};
 use crate::telemetry::{self, Health, Metrics, Remote, RemoteError, Traces, TracesError};
 
 /// How often it is looked whether other keys are in force.
@@ -40,6 +42,8 @@ pub enum RunError {
     Remote(#[from] RemoteError),
     #[error(transparent)]
     Traces(#[from] TracesError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("signals: {0}")]
     Signals(std::io::Error),
     #[error("a lane could not be started: {0}")]
@@ -59,6 +63,7 @@ impl RunError {
             RunError::Load(LoadError::Keys(error)) => !error.is_passing(),
             RunError::Config(_) | RunError::Load(_) => true,
             RunError::Listen(..) | RunError::Remote(_) | RunError::Traces(_) => true,
+            RunError::Token(_) => true,
             RunError::Lane(error) => error.is_configuration(),
             _ => false,
         }
@@ -142,7 +147,19 @@ impl Worker {
         let metrics = Arc::new(Metrics::new()?);
         let health = Arc::new(Health::new(config.lanes()));
         let listen = config.telemetry.listen;
-        let pages = telemetry::pages(Arc::clone(&metrics), Arc::clone(&health));
+        let mut shared = LaneShared::new(config, plans, metrics, health);
+        if let Some(told) = &shared.config.telemetry.traces {
+            let exports = shared.metrics.trace_exports.clone();
+            shared.traces = Some(Arc::new(Traces::start(&shared.config, told, exports)?));
+        }
+        shared.observer = observer;
+        let shared = Arc::new(shared);
+        let config = &shared.config;
+        let (metrics, health) = (Arc::clone(&shared.metrics), Arc::clone(&shared.health));
+        let mut pages = telemetry::pages(metrics, health);
+        if let Some(office) = office(&shared, &settings)? {
+            pages = pages.merge(access::http::pages(Arc::new(office)));
+        }
         let (address, serving) = telemetry::serve(listen, pages.clone())
             .await
             .map_err(|error| RunError::Listen(listen, error))?;
@@ -154,7 +171,8 @@ impl Worker {
             tracing::info!(%address, "telemetry for other machines");
             remote = Some(served);
         }
-        metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
+        let plans = shared.plans();
+        shared.metrics.set_policies(plans.all().map(|plan| plan.policy.as_ref()));
         for plan in plans.all() {
             for warning in &plan.policy.warnings {
                 tracing::warn!("{warning}");
@@ -162,19 +180,9 @@ impl Worker {
         }
         let policies = labels(&plans);
         tracing::info!(?policies, lanes = config.lanes(), telemetry = %address, "starting");
-        let traces = match &config.telemetry.traces {
-            None => None,
-            Some(told) => {
-                let exports = metrics.trace_exports.clone();
-                Some(Arc::new(Traces::start(&config, told, exports)?))
-            }
-        };
-        let mut shared = LaneShared::new(config, plans, metrics, health);
-        shared.traces = traces;
-        shared.observer = observer;
-        shared.tell(Change::Started { policies });
+        shared.tell(Change::Started { policies, roles: roles(&plans) });
         let mut worker = Worker {
-            shared: Arc::new(shared),
+            shared: Arc::clone(&shared),
             lanes: Vec::new(),
             connections: Vec::new(),
             address,
@@ -266,7 +274,10 @@ impl Worker {
             Ok(plans) => {
                 let policies = labels(&plans);
                 // An editor touches files that it does not change; who asks may have changed the keyset.
-                if cause == Cause::FileChanged && policies == labels(&self.shared.plans()) {
+                let roles = roles(&plans);
+                let now = self.shared.plans();
+                let same = policies == labels(&now) && roles == self::roles(&now);
+                if cause == Cause::FileChanged && same {
                     tracing::debug!("the policies are as they were");
                     return;
                 }
@@ -276,7 +287,7 @@ impl Worker {
                     *watch = Watch::new(&plans.files);
                 }
                 self.shared.replace(plans);
-                self.shared.tell(Change::PoliciesReplaced { policies });
+                self.shared.tell(Change::PoliciesReplaced { policies, roles });
                 "applied"
             }
             Err(error) => {
@@ -352,6 +363,23 @@ impl Worker {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Where values are revealed over HTTP, if the configuration says whose tokens are believed.
+fn office(shared: &Arc<LaneShared>, settings: &ClientSettings) -> Result<Option<Office>, RunError> {
+    let config = &shared.config;
+    let Some(access) = &config.access else { return Ok(None) };
+    let Some(tokens) = &access.tokens else { return Ok(None) };
+    let verifier = Verifier::new(tokens, &config.folder)?;
+    let trail = Trail::new(settings, &config.audit.topic, "http");
+    let of = Arc::clone(shared);
+    let desk = Desk::new(move || of.plans().in_force(), trail, access);
+    Ok(Some(Office { desk, verifier, values: shared.metrics.revealed_values.clone() }))
+}
+
+/// The roles in force, by the beginning of their digest.
+fn roles(plans: &Plans) -> Option<String> {
+    plans.roles.as_ref().and_then(|roles| roles.digest.get(..16)).map(str::to_owned)
 }
 
 fn labels(plans: &Plans) -> Vec<String> {

@@ -110,17 +110,23 @@ impl Scene {
         total
     }
 
-    /// `veilstream quarantine` as `ann`, with the configuration of the worker of that name.
+    /// `veilstream quarantine`, with the configuration of the worker of that name. Who the environment says it is does
+    /// not count.
     pub fn quarantine(&self, worker: &str, command: &str, arguments: &[&str]) -> Output {
         Command::new(BINARY)
             .args(["quarantine", command, "--config"])
             .arg(self.site.path(&format!("{worker}.yaml")))
             .args(arguments)
-            .env_remove("SUDO_USER")
-            .env("USER", "ann")
+            .envs([("SUDO_USER", "somebody"), ("USER", "somebody")])
             .output()
             .unwrap()
     }
+}
+
+/// Whom the operating system knows the tests as.
+pub fn user() -> String {
+    let said = Command::new("id").arg("-un").output().unwrap();
+    String::from_utf8(said.stdout).unwrap().trim().to_owned()
 }
 
 /// The value of a record as JSON.
