@@ -15,7 +15,9 @@
 //! - [`config`]: what `worker.yaml` says
 //! - [`kafka`]: the only room that names rdkafka
 //! - [`access`]: roles at work: who may see what is sealed
+//! - [`plans`]: all policies of a worker, compiled, with keys and roles; replaced as a whole
 //! - [`telemetry`]: metrics, health, logs
+//! - [`erasure`]: a person is forgotten: wishes, and what is left to do once the keys are destroyed
 //! - [`worker`]: lanes from poll to commit, reload, limits, stop
 //! - [`cluster`]: what a cluster has to be for a worker, and whether it is
 //! - [`command`]: the command line
@@ -50,7 +52,11 @@ pub mod kafka;
 
 pub mod access;
 
+pub mod plans;
+
 pub mod telemetry;
+
+pub mod erasure;
 
 pub mod worker;
 

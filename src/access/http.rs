@@ -15,7 +15,8 @@ use prometheus::IntCounterVec;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{AccessError, Actor, Answer, Desk, Outcome, Reveal, Revealed, TokenError, Verifier};
+use super::{AccessError, Actor, Answer, Desk, Reveal, Revealed, TokenError, Verifier};
+use crate::erasure::{Act, EraseError, Outcome, Registry, Wish, Wisher};
 
 /// A request may be so large, in bytes.
 const LARGEST: usize = 1 << 20;
@@ -24,8 +25,10 @@ const LARGEST: usize = 1 << 20;
 pub struct Office {
     pub desk: Desk,
     pub verifier: Verifier,
+    pub registry: Arc<Registry>,
     /// By outcome.
     pub values: IntCounterVec,
+    pub erasures: IntCounterVec,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +42,9 @@ pub fn pages(office: Arc<Office>) -> Router {
     Router::new()
         .route("/v1/reveal", post(reveal))
         .route("/v1/approve", post(approve))
+        .route("/v1/erase", post(|office, request| erasure(Act::Erase, office, request)))
+        .route("/v1/hold", post(|office, request| erasure(Act::Hold, office, request)))
+        .route("/v1/release", post(|office, request| erasure(Act::Release, office, request)))
         .with_state(office)
 }
 
@@ -65,6 +71,50 @@ async fn approve(State(office): State<Arc<Office>>, request: Request) -> Respons
             Ok(None) => error(StatusCode::FORBIDDEN, "denied"),
             Err(error) => refused(&error),
         }
+    })
+    .await
+}
+
+async fn erasure(act: Act, office: State<Arc<Office>>, request: Request) -> Response {
+    answer(office.0, request, move |office, actor, wish: Wish| {
+        if let Err(error) = office.desk.admit(actor) {
+            return refused(&error);
+        }
+        if !office.registry.allows(&actor.roles) {
+            tracing::warn!(actor = actor.name, "may not have anybody forgotten");
+            return error(StatusCode::FORBIDDEN, "denied");
+        }
+        let by = Wisher { name: actor.name.clone(), by: actor.by.name() };
+        let outcome = match office.registry.ask(act, &wish, &by) {
+            Ok(outcome) => outcome,
+            Err(wrong @ (EraseError::Invalid(_) | EraseError::NoStore)) => {
+                return error(StatusCode::BAD_REQUEST, &wrong.to_string());
+            }
+            Err(away) => {
+                tracing::error!("a person cannot be forgotten just now: {away}");
+                return error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the audit trail or the keys are away",
+                );
+            }
+        };
+        let (status, state) = match &outcome {
+            Outcome::Erasing { .. } => (StatusCode::ACCEPTED, "erasing"),
+            Outcome::Already { done: false, .. } => (StatusCode::ACCEPTED, "erasing"),
+            Outcome::Already { done: true, .. } => (StatusCode::OK, "erased"),
+            Outcome::Held { .. } => (StatusCode::CONFLICT, "held"),
+            Outcome::Changed { .. } if act == Act::Hold => (StatusCode::OK, "held"),
+            Outcome::Changed { .. } => (StatusCode::OK, "released"),
+            Outcome::TooLate { .. } => (StatusCode::CONFLICT, "erased"),
+        };
+        let counted = match &outcome {
+            Outcome::Held { .. } => Some("held"),
+            _ => (act == Act::Erase).then_some("requested"),
+        };
+        if let Some(counted) = counted {
+            office.erasures.with_label_values(&[counted]).inc();
+        }
+        page(status, &json!({ "state": state, "receipt": outcome.receipt() }))
     })
     .await
 }
@@ -140,8 +190,9 @@ fn shown(revealed: &Revealed) -> Response {
         body.extend_from_slice(format!(",\"request\":\"{request}\"").as_bytes());
     }
     body.push(b'}');
-    let denied =
-        |answer: &Answer| matches!(answer.outcome, Outcome::Denied | Outcome::NeedsApproval);
+    let denied = |answer: &Answer| {
+        matches!(answer.outcome, super::Outcome::Denied | super::Outcome::NeedsApproval)
+    };
     let status = match revealed.answers.iter().all(denied) {
         true => StatusCode::FORBIDDEN,
         false => StatusCode::OK,

@@ -20,7 +20,7 @@ pub struct AuditRecord {
 }
 
 impl AuditRecord {
-    /// `process`, `failure`, `change` or `access`.
+    /// `process`, `failure`, `change`, `access` or `erasure`.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
@@ -120,6 +120,8 @@ enum Body<'a> {
         offsets: &'a [Offsets],
         records: u64,
         quarantined: u64,
+        #[serde(skip_serializing_if = "is_zero")]
+        erased: u64,
         views: &'a [ViewCounts],
         fields: Vec<FieldCount<'a>>,
         keys: Vec<KeyCount>,
@@ -136,6 +138,7 @@ enum Body<'a> {
         change: &'a Change,
     },
     Access(&'a Access),
+    Erasure(&'a Erasure),
 }
 
 /// Something about the worker that changed.
@@ -195,6 +198,59 @@ pub struct AccessedValue {
     pub key: Option<String>,
 }
 
+/// What of an erasure an event tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErasureKind {
+    /// Somebody wishes it; the keys are destroyed next.
+    #[default]
+    Requested,
+    /// Nothing is destroyed: it is held up.
+    Refused,
+    /// It is held up from now on.
+    Held,
+    /// No longer.
+    Released,
+    /// A request that is none.
+    Malformed,
+    /// All is done.
+    Done,
+}
+
+/// Somebody is forgotten, or is not. The receipt names no one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Erasure {
+    pub what: ErasureKind,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub receipt: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub population: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where a request stands that is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// How many keys were destroyed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u64>,
+    #[serde(skip_serializing_if = "<[Buried]>::is_empty")]
+    pub tombstones: Vec<Buried>,
+    /// How many ciphertexts and keys were tried: none has a key any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tried: Option<u64>,
+}
+
+/// Records of a view that were deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Buried {
+    pub view: String,
+    pub records: u64,
+}
+
 #[derive(Serialize)]
 struct Envelope<'a> {
     version: u32,
@@ -212,6 +268,8 @@ pub struct Processed<'a> {
     pub offsets: &'a [Offsets],
     pub views: &'a [ViewCounts],
     pub quarantined: &'a [Quarantined],
+    /// Records of those who are forgotten: the views got a tombstone, if anything.
+    pub erased: u64,
     pub tally: &'a Tally,
     pub discovered: &'a [String],
 }
@@ -250,6 +308,7 @@ impl Auditor {
             offsets: done.offsets,
             records,
             quarantined: done.quarantined.len() as u64,
+            erased: done.erased,
             views: done.views,
             fields: fields(done),
             keys: keys(done),
@@ -272,6 +331,10 @@ impl Auditor {
         self.write(Body::Access(access))
     }
 
+    pub fn erased(&mut self, erasure: &Erasure) -> AuditRecord {
+        self.write(Body::Erasure(erasure))
+    }
+
     fn write(&mut self, body: Body<'_>) -> AuditRecord {
         self.sequence += 1;
         let kind = match body {
@@ -279,6 +342,7 @@ impl Auditor {
             Body::Failure { .. } => "failure",
             Body::Change { .. } => "change",
             Body::Access(_) => "access",
+            Body::Erasure(_) => "erasure",
         };
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let event = Envelope {
@@ -292,6 +356,10 @@ impl Auditor {
         let json = serde_json::to_vec(&event).unwrap_or_default();
         AuditRecord { kind, key: self.lane.clone(), json }
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Fields by view, class and operator.

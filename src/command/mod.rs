@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod customers;
 mod demo;
+mod erase;
 mod events;
 mod health;
 mod keys;
@@ -49,6 +50,9 @@ enum Command {
     Quarantine(quarantine::Quarantine),
     Reveal(reveal::Reveal),
     Approve(reveal::Approve),
+    Erase(erase::Erase),
+    Hold(erase::Hold),
+    Release(erase::Release),
     Traffic(traffic::Traffic),
 }
 
@@ -95,6 +99,9 @@ impl Cli {
             Command::Quarantine(command) => command.run(),
             Command::Reveal(command) => command.run(),
             Command::Approve(command) => command.run(),
+            Command::Erase(command) => command.run(),
+            Command::Hold(command) => command.run(),
+            Command::Release(command) => command.run(),
             Command::Traffic(command) => command.run(),
         };
         let (error, code) = match done {

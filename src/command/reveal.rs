@@ -11,7 +11,7 @@ use super::{Exit, OrUsage, printable};
 use crate::access::{AccessError, Actor, Answer, Asked, Desk, Outcome};
 use crate::config::Config;
 use crate::kafka::{ClientSettings, Trail};
-use crate::worker::plans::Plans;
+use crate::plans::Plans;
 
 /// Show encrypted values to whom the roles allow it; the audit trail has it first
 ///

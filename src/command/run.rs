@@ -11,9 +11,9 @@ use super::{Exit, OrUsage};
 use crate::cluster::{self, Finding, Level};
 use crate::config::Config;
 use crate::kafka::ClientSettings;
+use crate::plans::{Plans, policies};
 use crate::telemetry::{self, Remote, Traces};
 use crate::worker::Worker;
-use crate::worker::plans::{Plans, policies};
 
 /// Run the worker until SIGTERM; SIGHUP or a changed file reloads the policies
 #[derive(Args)]

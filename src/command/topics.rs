@@ -11,7 +11,7 @@ use super::{Exit, OrUsage};
 use crate::cluster::{Difference, Why, differences, wanted};
 use crate::config::Config;
 use crate::kafka::{Admin, ClientSettings, ClusterState, KafkaProblem, TopicSpec};
-use crate::worker::plans::policies;
+use crate::plans::policies;
 
 /// Plan and make the topics that a worker needs
 #[derive(Subcommand)]

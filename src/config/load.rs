@@ -134,6 +134,12 @@ impl Config {
             }
             (Some(_), None) => {}
         }
+        if self.erasure.is_some() && self.key_store.is_none() {
+            return found(
+                "erasure",
+                "needs a `key_store`: a keyset file has no keys of data subjects",
+            );
+        }
         if self.quarantine.topic == self.audit.topic {
             return found("audit.topic", "another topic than `quarantine.topic`");
         }

@@ -53,6 +53,9 @@ pub struct Config {
     pub quarantine: Quarantine,
     /// Where audit events go.
     pub audit: Audit,
+    /// Requests to forget a person, by topic.
+    #[serde(default)]
+    pub erasure: Option<Erasure>,
     /// Rate limits of this worker, all lanes together.
     #[serde(default)]
     pub limits: Limits,
@@ -409,6 +412,14 @@ pub enum Oversize {
 #[serde(deny_unknown_fields)]
 pub struct Audit {
     /// The topic of audit events. Another one than quarantine's.
+    pub topic: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Erasure {
+    /// The topic of requests: `{"subject": "...", "population": "...", "reason": "..."}`. Whoever may write to it may have
+    /// anybody forgotten.
     pub topic: String,
 }
 

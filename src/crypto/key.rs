@@ -1,11 +1,12 @@
 //! What a data key is to those who use it, and the seam behind which keys are kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use super::Secret;
 use super::ciphertext::SealKey;
+use super::erasure::Erasures;
 use super::mac::Digester;
 
 /// An opaque name of a key: it says nothing of what the key is for.
@@ -159,6 +160,8 @@ impl fmt::Debug for SubjectId {
 #[derive(Default)]
 pub struct SubjectKeys {
     pub keys: HashMap<SubjectId, Arc<SealKey>>,
+    /// Those who are forgotten: they have no key.
+    pub erased: HashSet<SubjectId>,
     /// How many of them were at hand.
     pub cached: usize,
 }
@@ -191,6 +194,16 @@ pub trait KeySource: Send + Sync {
             [] => Ok(SubjectKeys::default()),
             _ => Err(KeyError::NoStore),
         }
+    }
+
+    /// What forgets, where there are keys of data subjects.
+    fn erasures(&self) -> Option<&dyn Erasures> {
+        None
+    }
+
+    /// Gives keys to subjects who are forgotten and have come back.
+    fn rekey(&self, wanted: &[SubjectId]) -> Result<SubjectKeys, KeyError> {
+        self.subjects(wanted)
     }
 
     /// Counts values that a key has sealed, where that is kept: [`KeySource::renew`] writes it.

@@ -5,6 +5,7 @@
 
 pub mod aead;
 pub mod ciphertext;
+pub mod erasure;
 pub mod ff1;
 mod key;
 pub mod mac;

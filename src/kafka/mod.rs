@@ -6,6 +6,7 @@
 mod admin;
 mod client;
 mod embedded;
+mod inbox;
 mod probe;
 mod producer;
 mod reader;
@@ -15,8 +16,9 @@ mod trail;
 pub use admin::{Admin, ClusterState, TopicSettings, TopicSpec, TopicState};
 pub use client::{BATCH_FRAME, CLIENTS, ClientSettings, Connection, Figures, KafkaProblem};
 pub use embedded::EmbeddedBroker;
+pub use inbox::Inbox;
 pub use probe::Probe;
 pub use producer::{Sink, SinkError};
-pub use reader::{OwnedRecord, Reader, Writer};
+pub use reader::{Grave, OwnedRecord, Reader, Writer};
 pub use source::{Generation, Positions, Rebalanced, Source, SourceError, SourceRecord};
 pub use trail::Trail;

@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 use rdkafka::statistics::Statistics;
 
 use super::client::{self, ClientSettings, Connection};
+use super::reader::Grave;
 use super::source::{Generation, Positions};
 use crate::audit::AuditRecord;
 use crate::quarantine::Sealed;
@@ -204,6 +205,12 @@ impl Sink {
         });
         // A key of its own for each, so that a compacted topic keeps all.
         self.send(topic, Some(sealed.key()), Some(sealed.value()), None, None, headers)
+    }
+
+    /// Deletes a record that was read from a view: a null under its key, which that view has published before.
+    pub fn bury(&mut self, grave: &Grave) -> Result<(), SinkError> {
+        let (key, partition) = (Some(grave.key()), Some(grave.partition()));
+        self.send(grave.topic(), key, None, None, partition, OwnedHeaders::new())
     }
 
     pub fn audit(&mut self, topic: &str, record: &AuditRecord) -> Result<(), SinkError> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
@@ -35,6 +35,46 @@ impl OwnedRecord {
     pub fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(known, _)| known == name);
         header.and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok())
+    }
+}
+
+pub(super) fn owned(message: &BorrowedMessage<'_>) -> OwnedRecord {
+    let headers = message.headers().into_iter().flat_map(|all| all.iter());
+    OwnedRecord {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.map(|one| (one.key.to_owned(), one.value.map(<[u8]>::to_vec))).collect(),
+    }
+}
+
+/// Where a record stands that is to be deleted: a topic, and the key under which it was read there.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Grave {
+    topic: String,
+    partition: i32,
+    key: Vec<u8>,
+}
+
+impl Grave {
+    /// Of a record of `topic`; none where it has no key.
+    pub fn of(topic: &str, record: &OwnedRecord) -> Option<Grave> {
+        let key = record.key.clone()?;
+        Some(Grave { topic: topic.to_owned(), partition: record.partition, key })
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    pub fn key(&self) -> &[u8] {
+        &self.key
     }
 }
 
@@ -78,19 +118,8 @@ impl Reader {
             match self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
                 None => return Ok(None),
                 Some(Ok(message)) => {
-                    let headers = message.headers().into_iter().flat_map(|all| all.iter());
-                    let headers = headers
-                        .map(|one| (one.key.to_owned(), one.value.map(<[u8]>::to_vec)))
-                        .collect();
                     self.ended.remove(&message.partition());
-                    return Ok(Some(OwnedRecord {
-                        partition: message.partition(),
-                        offset: message.offset(),
-                        timestamp_ms: message.timestamp().to_millis(),
-                        key: message.key().map(<[u8]>::to_vec),
-                        value: message.payload().map(<[u8]>::to_vec),
-                        headers,
-                    }));
+                    return Ok(Some(owned(&message)));
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.ended.insert(partition);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::store::{RingRow, Store, StoreError, SubjectRow};
 use crate::config;
 use crate::crypto::aead::{self, Cipher, NONCE};
 use crate::crypto::ciphertext::{Algorithm, SealKey};
+use crate::crypto::erasure::{Asked, Erasures, Pending};
 use crate::crypto::{
     DataKey, KeyError, KeyId, KeySource, KeyState, Purpose, Secret, SubjectId, SubjectKeys, derive,
 };
@@ -63,7 +65,10 @@ pub struct Ring {
     /// By version: what the keys of subjects are sealed with.
     wraps: HashMap<u32, Cipher>,
     wrap: u32,
-    cache: Cache<SubjectId, Arc<SealKey>>,
+    /// None for those who are forgotten.
+    cache: Cache<SubjectId, Option<Arc<SealKey>>>,
+    /// The newest erasure that the cache has heard of.
+    heard: AtomicI64,
     /// Uses of keys that are not written yet.
     pending: Mutex<HashMap<(KeyId, u32), u64>>,
 }
@@ -127,6 +132,7 @@ impl Ring {
     fn with(told: &config::KeyStore, store: Store, kek: Box<dyn Kek>) -> Result<Ring, RingError> {
         // Before the rows: a change in between is seen as one, later.
         let revision = store.revision()?;
+        let heard = store.newest_erasure()?;
         let (mut keyset, mut of_rows) = (Keyset::default(), Vec::new());
         for row in store.keyring()? {
             of_rows.push((row.kek.clone(), row.uses));
@@ -154,6 +160,7 @@ impl Ring {
                 .time_to_live(Duration::from_secs(told.cached_s.get()))
                 .build(),
             pending: Mutex::default(),
+            heard: AtomicI64::new(heard),
         })
     }
 
@@ -279,16 +286,19 @@ impl Ring {
             if row.sealed.is_some() && !self.wraps.contains_key(&row.wrap) {
                 return Err(StoreError::Outdated);
             }
+            if row.sealed.is_none() {
+                self.cache.insert(row.subject, None);
+                found.erased.insert(row.subject);
+                continue;
+            }
             let Some(secret) = self.unwrapped(&row) else {
-                if row.sealed.is_some() {
-                    let (key, version) = (row.id, row.version);
-                    tracing::error!(%key, version, "the key of a data subject does not open");
-                }
+                let (key, version) = (row.id, row.version);
+                tracing::error!(%key, version, "the key of a data subject does not open");
                 continue;
             };
             let key = DataKey { id: row.id, version: row.version, secret };
             let prepared = Arc::new(SealKey::new(&key, Algorithm::Aes256Gcm));
-            self.cache.insert(row.subject, Arc::clone(&prepared));
+            self.cache.insert(row.subject, Some(Arc::clone(&prepared)));
             found.keys.insert(row.subject, prepared);
         }
         Ok(())
@@ -369,7 +379,10 @@ impl KeySource for Ring {
         }
         let row = self.store.find(id, version).map_err(away)?;
         let (subject, wrap, sealed) = row.ok_or(KeyError::Unknown(id, version))?;
-        let row = SubjectRow { subject, id, version, wrap, sealed: Some(sealed), uses: 0 };
+        if sealed.is_none() {
+            return Err(KeyError::Erased(id));
+        }
+        let row = SubjectRow { subject, id, version, wrap, sealed, uses: 0 };
         let secret = self.unwrapped(&row).ok_or(KeyError::Unknown(id, version))?;
         Ok(DataKey { id, version, secret })
     }
@@ -383,11 +396,12 @@ impl KeySource for Ring {
         let mut missing = Vec::new();
         for subject in wanted {
             match self.cache.get(subject) {
-                Some(key) => drop(found.keys.insert(*subject, key)),
+                Some(Some(key)) => drop(found.keys.insert(*subject, key)),
+                Some(None) => drop(found.erased.insert(*subject)),
                 None => missing.push(*subject),
             }
         }
-        found.cached = found.keys.len();
+        found.cached = found.keys.len() + found.erased.len();
         if !missing.is_empty() {
             // What is found stays in the cache, should a later part not be had in time.
             for part in missing.chunks(PART) {
@@ -399,6 +413,18 @@ impl KeySource for Ring {
         Ok(found)
     }
 
+    fn erasures(&self) -> Option<&dyn Erasures> {
+        Some(self)
+    }
+
+    fn rekey(&self, wanted: &[SubjectId]) -> Result<SubjectKeys, KeyError> {
+        let fresh = |subject: &SubjectId| self.fresh(*subject, keyset::random_id(), 1);
+        let new = wanted.iter().map(fresh).collect();
+        self.store.rekey(new, self.wrap).map_err(away)?;
+        wanted.iter().for_each(|subject| self.cache.invalidate(subject));
+        self.subjects(wanted)
+    }
+
     fn used(&self, id: KeyId, version: u32, uses: u64) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = pending.entry((id, version)).or_insert(0);
@@ -407,6 +433,7 @@ impl KeySource for Ring {
 
     fn renew(&self) -> Result<KeyState, KeyError> {
         self.write_uses().map_err(away)?;
+        self.forget().map_err(away)?;
         let revision = self.store.revision().map_err(away)?;
         let rows = self.store.keyring().map_err(away)?;
         let purpose =
@@ -441,7 +468,58 @@ impl KeySource for Ring {
     }
 }
 
+impl Erasures for Ring {
+    fn erase(
+        &self,
+        subject: SubjectId,
+        receipt: &str,
+        population: &str,
+        person: Vec<u8>,
+    ) -> Result<Asked, KeyError> {
+        let unused = keyset::random_id();
+        let (receipt, population) = (receipt.to_owned(), population.to_owned());
+        let asked = self.store.erase(subject, unused, receipt, population, person).map_err(away)?;
+        self.cache.invalidate(&subject);
+        Ok(asked)
+    }
+
+    fn hold(&self, subject: SubjectId, held: bool) -> Result<Option<bool>, KeyError> {
+        self.store.hold(subject, held).map_err(away)
+    }
+
+    fn state(&self, subject: SubjectId) -> Result<Option<&'static str>, KeyError> {
+        self.store.state(subject).map_err(away)
+    }
+
+    fn lease(&self, for_ms: i64, most: i64) -> Result<Vec<Pending>, KeyError> {
+        self.store.lease(for_ms, most).map_err(away)
+    }
+
+    fn give_back(&self, numbers: Vec<i64>) -> Result<(), KeyError> {
+        self.store.give_back(numbers).map_err(away)
+    }
+
+    fn done(&self, numbers: Vec<i64>) -> Result<(), KeyError> {
+        self.store.done(numbers).map_err(away)
+    }
+
+    fn unfinished(&self) -> Result<u64, KeyError> {
+        self.store.unfinished().map_err(away)
+    }
+}
+
 impl Ring {
+    /// Takes keys out of the cache that erasures have destroyed since it was last asked.
+    fn forget(&self) -> Result<(), StoreError> {
+        let (newest, subjects) = self.store.erased_since(self.heard.load(Ordering::Relaxed))?;
+        for subject in subjects {
+            self.cache.invalidate(&subject);
+        }
+        self.heard.fetch_max(newest, Ordering::Relaxed);
+        self.cache.run_pending_tasks();
+        Ok(())
+    }
+
     fn write_uses(&self) -> Result<(), StoreError> {
         let locked = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = std::mem::take(&mut *locked());

@@ -127,7 +127,7 @@ impl Keyed for OfSubject {
         match (site.subject, keys.has_subjects(), self.required) {
             (true, true, _) => {
                 let operator = Arc::new(SubjectEncrypting(Place::new(site.domain, site.path)));
-                Ok(Bound { operator, key: None, sealing: None, subject: true })
+                Ok(Bound { operator, key: None, sealing: None })
             }
             (_, _, false) => Encrypt(Algorithm::Aes256Gcm).bind(site, keys),
             (false, _, true) => Err(KeyError::NoSubject),
@@ -143,7 +143,7 @@ impl Keyed for ToRecipient {
     fn bind(&self, site: Site<'_>, _: &dyn KeySource) -> Result<Bound, KeyError> {
         let place = Place::new(site.domain, site.path);
         let operator = Arc::new(Addressing { recipient: self.0.clone(), place });
-        Ok(Bound { operator, key: None, sealing: None, subject: false })
+        Ok(Bound { operator, key: None, sealing: None })
     }
 }
 

@@ -119,15 +119,13 @@ pub struct Bound {
     pub key: Option<(Purpose, DataKey)>,
     /// It seals under random nonces with this, which counts.
     pub sealing: Option<Arc<SealKey>>,
-    /// It uses the key of the data subject.
-    pub subject: bool,
 }
 
 impl Bound {
     /// With a key of the policy.
     pub fn with_key(operator: impl Operator + 'static, purpose: Purpose, key: DataKey) -> Bound {
         let operator = Arc::new(operator);
-        Bound { operator, key: Some((purpose, key)), sealing: None, subject: false }
+        Bound { operator, key: Some((purpose, key)), sealing: None }
     }
 }
 
@@ -176,7 +174,7 @@ impl Treatment {
             Treatment::Keep | Treatment::Drop | Treatment::Null => Ok(None),
             Treatment::Plain(operator) => {
                 let operator = Arc::clone(operator);
-                Ok(Some(Bound { operator, key: None, sealing: None, subject: false }))
+                Ok(Some(Bound { operator, key: None, sealing: None }))
             }
             Treatment::Keyed(keyed) => keyed.bind(site, keys).map(Some),
         }

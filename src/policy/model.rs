@@ -44,6 +44,15 @@ pub enum Unclassified {
     Quarantine,
 }
 
+/// What happens to events of a data subject who is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnErased {
+    /// Nothing of them is published but that the row is no more.
+    Drop,
+    /// The person has come back, and gets another key.
+    Rekey,
+}
+
 /// What happens to the record's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyRule {
@@ -124,6 +133,7 @@ pub struct Policy {
     pub subject: Option<Path>,
     /// Whom the subjects are among: policies that name the same share the keys of their subjects.
     pub population: String,
+    pub on_erased: OnErased,
     pub unclassified: Unclassified,
     pub fields: Vec<Field>,
     pub views: Vec<View>,

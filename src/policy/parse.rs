@@ -59,6 +59,7 @@ const POLICY_KEYS: &[&str] = &[
     "version",
     "source",
     "subject",
+    "on_erased",
     "unclassified",
     "include",
     "recipients",
@@ -252,6 +253,14 @@ impl<'r> Parser<'r> {
             .required(map, "source", "`source:` with `topic` and `format`")
             .and_then(|node| self.source(node));
         let subject = map.get_node("subject").and_then(|node| self.subject(node));
+        let on_erased = self.choice(
+            map.get_node("on_erased"),
+            &[("drop", OnErased::Drop), ("rekey", OnErased::Rekey)],
+            OnErased::Drop,
+        );
+        if let (None, Some(node)) = (map.get_node("subject"), map.get_node("on_erased")) {
+            self.at(node.span(), "`on_erased` without `subject`", "`subject:`, whom it is about");
+        }
         let unclassified = self.choice(
             map.get_node("unclassified"),
             &[("drop", Unclassified::Drop), ("quarantine", Unclassified::Quarantine)],
@@ -286,6 +295,7 @@ impl<'r> Parser<'r> {
             topics,
             format,
             subject,
+            on_erased,
             unclassified,
             fields: fields.into_iter().map(|(_, field)| field).collect(),
             views: views.iter().map(|(_, view)| view.clone()).collect(),

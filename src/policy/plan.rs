@@ -142,6 +142,21 @@ pub struct SubjectPlan {
 }
 
 impl SubjectPlan {
+    /// For a policy that says whose rows its events are, where keys of data subjects are kept: events of those who are
+    /// forgotten are to be known, whatever is done with their fields.
+    fn of(policy: &Policy, keys: &dyn KeySource) -> Result<Option<SubjectPlan>, KeyError> {
+        let Some(subject) = policy.subject.as_ref().filter(|_| keys.has_subjects()) else {
+            return Ok(None);
+        };
+        let digester = Self::digester(keys, &policy.population)?;
+        Ok(Some(SubjectPlan { path: subject.names(), digester }))
+    }
+
+    /// Makes names of the data subjects of a population, as the key store knows them.
+    pub fn digester(keys: &dyn KeySource, population: &str) -> Result<Digester, KeyError> {
+        Ok(Digester::new(&keys.primary(Purpose::Subject)?, "subject", population))
+    }
+
     pub fn identify(&self, subject: &str) -> SubjectId {
         SubjectId::new(&self.digester, subject)
     }
@@ -214,7 +229,7 @@ impl Plan {
             classes,
             keys: Vec::new(),
             sealing: Vec::new(),
-            subject: None,
+            subject: SubjectPlan::of(&policy, keys).map_err(of)?,
             captures: automaton.captures,
             row: automaton.row,
             envelope,
@@ -350,13 +365,6 @@ impl Plan {
                     let subject = policy.subject.is_some();
                     let site = Site { path: &place, domain: &domain, subject };
                     let Some(bound) = chosen.treatment.bind(site, keys)? else { continue };
-                    if bound.subject && self.subject.is_none() {
-                        let key = keys.primary(Purpose::Subject)?;
-                        self.subject = policy.subject.as_ref().map(|subject| SubjectPlan {
-                            path: subject.names(),
-                            digester: Digester::new(&key, "subject", &policy.population),
-                        });
-                    }
                     self.sealing.extend(bound.sealing);
                     let key = bound.key.map(|(purpose, key)| self.key_index(purpose, &key));
                     // A keyed digest costs more than to remember it.

@@ -32,6 +32,11 @@ impl<T> Images<T> {
         Images { before: self.before.map(&mut f), after: self.after.map(f) }
     }
 
+    /// Of the row as it is now, or was before it was deleted.
+    pub fn newest(&self) -> Option<&T> {
+        self.after.as_ref().or(self.before.as_ref())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.before.iter().chain(&self.after)
     }

@@ -1,7 +1,8 @@
 //! The metrics, with their names, units and bounded labels.
 
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::crypto::{KeyId, Purpose};
@@ -14,6 +15,9 @@ pub struct Metrics {
     pub view_records: IntCounterVec,
     pub view_bytes: IntCounterVec,
     pub quarantined: IntCounterVec,
+    pub erased_records: IntCounterVec,
+    pub erasures: IntCounterVec,
+    pub erasures_unfinished: IntGauge,
     pub fields: IntCounterVec,
     pub unclassified: IntCounterVec,
     pub unclassified_names: IntCounterVec,
@@ -97,6 +101,25 @@ impl Metrics {
                 "Records in quarantine",
                 &["topic", "stage", "reason"],
             )?,
+            erased_records: counter(
+                "erased_records_total",
+                "Records of those who are forgotten: a tombstone went to the views, if anything",
+                &["topic"],
+            )?,
+            erasures: counter(
+                "erasures_total",
+                "Erasures by what became of them: requested, held, done, failed",
+                &["outcome"],
+            )?,
+            erasures_unfinished: {
+                let name = "veilstream_erasures_unfinished";
+                let made = IntGauge::new(
+                    name,
+                    "Erasures whose keys are destroyed and whose rest is not done",
+                )?;
+                registry.register(Box::new(made.clone()))?;
+                made
+            },
             fields: counter(
                 "fields_total",
                 "Fields published, by what was done with them",

@@ -16,6 +16,8 @@ pub struct TopicAccount {
     pub views: Vec<ViewCounts>,
     view_bytes: Vec<u64>,
     pub quarantined: Vec<Quarantined>,
+    /// Records of those who are forgotten.
+    pub erased: u64,
     pub tally: Tally,
     pub discovered: Vec<String>,
     bytes: u64,
@@ -33,6 +35,7 @@ impl TopicAccount {
                 .collect(),
             view_bytes: vec![0; plan.views.len()],
             quarantined: Vec::new(),
+            erased: 0,
             tally: Tally::new(plan),
             discovered: Vec::new(),
             bytes: 0,
@@ -91,6 +94,7 @@ impl TopicAccount {
             offsets: &offsets,
             views: &self.views,
             quarantined: &self.quarantined,
+            erased: self.erased,
             tally: &self.tally,
             discovered: &self.discovered,
         })
@@ -118,6 +122,7 @@ impl TopicAccount {
             let errors = metrics.condition_errors.with_label_values(&[policy, view]);
             errors.inc_by(counts.condition_errors);
         }
+        metrics.erased_records.with_label_values(&[topic]).inc_by(self.erased);
         for one in &self.quarantined {
             metrics.quarantined.with_label_values(&[topic, one.stage, one.reason]).inc();
         }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::batch::Batch;
 use super::limit::Gates;
-use super::plans::Plans;
 use super::topics::Topics;
 use super::transform::Transform;
 use crate::audit::{Auditor, Change};
@@ -19,6 +18,7 @@ use crate::crypto::KeyError;
 use crate::kafka::{
     ClientSettings, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
 };
+use crate::plans::Plans;
 use crate::quarantine::Coordinates;
 use crate::rewrite::{Failure, RawRecord};
 use crate::telemetry::{Health, Metrics, Traces, Transaction};
@@ -111,7 +111,7 @@ impl LaneShared {
         self.stop.store(true, Ordering::Release);
     }
 
-    fn stopping(&self) -> bool {
+    pub(super) fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 }

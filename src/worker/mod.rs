@@ -4,7 +4,6 @@ mod account;
 mod batch;
 mod lane;
 mod limit;
-pub mod plans;
 mod run;
 mod show;
 mod topics;

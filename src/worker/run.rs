@@ -10,14 +10,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::lane::{Lane, LaneError, LaneShared, Observer};
-use super::plans::{LoadError, Plans};
 use super::show::Shown;
 use super::watch::Watch;
 use crate::access::http::Office;
 use crate::access::{self, Desk, TokenError, Verifier};
 use crate::audit::Change;
 use crate::config::{Config, ConfigError, SecretText};
+use crate::erasure::Registry;
+use crate::erasure::inbox::Duty;
 use crate::kafka::{ClientSettings, Connection, Trail};
+use crate::plans::{LoadError, Plans};
 use crate::telemetry::{self, Health, Metrics, Remote, RemoteError, Traces, TracesError};
 
 /// How often it is looked whether other keys are in force.
@@ -134,6 +136,9 @@ pub struct Worker {
     /// Where telemetry is served.
     pub address: SocketAddr,
     remote: Option<Remote>,
+    /// What forgets people, until it is at work.
+    duty: Option<Duty>,
+    erasure: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -157,9 +162,11 @@ impl Worker {
         let config = &shared.config;
         let (metrics, health) = (Arc::clone(&shared.metrics), Arc::clone(&shared.health));
         let mut pages = telemetry::pages(metrics, health);
-        if let Some(office) = office(&shared, &settings)? {
+        let registry = Arc::new(registry(&shared, &settings));
+        if let Some(office) = office(&shared, &settings, &registry)? {
             pages = pages.merge(access::http::pages(Arc::new(office)));
         }
+        let duty = config.key_store.is_some().then(|| duty(&shared, &settings, registry));
         let (address, serving) = telemetry::serve(listen, pages.clone())
             .await
             .map_err(|error| RunError::Listen(listen, error))?;
@@ -187,6 +194,8 @@ impl Worker {
             connections: Vec::new(),
             address,
             remote,
+            duty,
+            erasure: None,
         };
         for number in 0..worker.shared.config.lanes() {
             let lane = Lane::new(number, Arc::clone(&worker.shared), settings.clone());
@@ -202,7 +211,7 @@ impl Worker {
     }
 
     /// Works until SIGTERM or SIGINT, reloading on SIGHUP and when a policy file changes.
-    pub async fn run(self) -> Result<(), RunError> {
+    pub async fn run(mut self) -> Result<(), RunError> {
         let of = |kind| signal(kind).map_err(RunError::Signals);
         let (mut term, mut int) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
         let mut hangup = of(SignalKind::hangup())?;
@@ -213,6 +222,10 @@ impl Worker {
         let mut shown = Shown::default();
         let mut loader = Loader::start(&self.shared);
         self.watch_keys(loader.ask.clone());
+        if let Some(duty) = self.duty.take() {
+            let thread = std::thread::Builder::new().name("erasure".into());
+            self.erasure = Some(thread.spawn(move || duty.run()).map_err(RunError::Thread)?);
+        }
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -356,6 +369,11 @@ impl Worker {
                 Err(_) => return Err(RunError::Defect),
             }
         }
+        // What it is at is found again by the next.
+        let thread = self.erasure.take();
+        while thread.as_ref().is_some_and(|one| !one.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         if let Some(traces) = self.shared.traces.clone() {
             // It waits for the collector, a while.
             let _ = tokio::task::spawn_blocking(move || traces.stop()).await;
@@ -366,7 +384,11 @@ impl Worker {
 }
 
 /// Where values are revealed over HTTP, if the configuration says whose tokens are believed.
-fn office(shared: &Arc<LaneShared>, settings: &ClientSettings) -> Result<Option<Office>, RunError> {
+fn office(
+    shared: &Arc<LaneShared>,
+    settings: &ClientSettings,
+    registry: &Arc<Registry>,
+) -> Result<Option<Office>, RunError> {
     let config = &shared.config;
     let Some(access) = &config.access else { return Ok(None) };
     let Some(tokens) = &access.tokens else { return Ok(None) };
@@ -374,7 +396,30 @@ fn office(shared: &Arc<LaneShared>, settings: &ClientSettings) -> Result<Option<
     let trail = Trail::new(settings, &config.audit.topic, "http");
     let of = Arc::clone(shared);
     let desk = Desk::new(move || of.plans().in_force(), trail, access);
-    Ok(Some(Office { desk, verifier, values: shared.metrics.revealed_values.clone() }))
+    Ok(Some(Office {
+        desk,
+        verifier,
+        registry: Arc::clone(registry),
+        values: shared.metrics.revealed_values.clone(),
+        erasures: shared.metrics.erasures.clone(),
+    }))
+}
+
+fn registry(shared: &Arc<LaneShared>, settings: &ClientSettings) -> Registry {
+    let of = Arc::clone(shared);
+    Registry::new(move || of.plans().in_force(), settings, &shared.config, "erasures")
+}
+
+fn duty(shared: &Arc<LaneShared>, settings: &ClientSettings, registry: Arc<Registry>) -> Duty {
+    let (of, at) = (Arc::clone(shared), Arc::clone(shared));
+    Duty {
+        config: shared.config.clone(),
+        settings: settings.clone(),
+        metrics: Arc::clone(&shared.metrics),
+        registry,
+        plans: Box::new(move || of.plans()),
+        stopping: Box::new(move || at.stopping()),
+    }
 }
 
 /// The roles in force, by the beginning of their digest.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::plans::Plans;
 use crate::config::Config;
 use crate::kafka::{Admin, BATCH_FRAME, ClientSettings, KafkaProblem, TopicSettings};
+use crate::plans::Plans;
 use crate::rewrite::{Reason, Sanitized};
 
 /// Every topic's settings, as far as they are known.

@@ -9,13 +9,13 @@ use super::account::TopicAccount;
 use super::batch::coordinates;
 use super::lane::{Lane, LaneError};
 use super::limit::{Gate, Gates};
-use super::plans::{Claim, Plans};
 use super::topics::{Takes, Topics};
 use crate::audit::{Auditor, Change, Mark, Quarantined};
 use crate::config::Oversize;
 use crate::crypto::{KeyError, SubjectId, SubjectKeys};
 use crate::kafka::{Positions, Sink, SourceRecord};
-use crate::policy::{Plan, ViewPlan};
+use crate::plans::{Claim, Plans};
+use crate::policy::{OnErased, Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
 use crate::rewrite::{Failure, Images, RawRecord, Reason, Rewriter, Rewritten, Stage};
 use crate::telemetry::Transaction;
@@ -232,6 +232,7 @@ impl<'l> Transform<'l> {
         wanted.dedup();
         let began = Instant::now();
         self.subjects = self.plans.keys.subjects(&wanted)?;
+        self.returned(batch, &found)?;
         let metrics = &self.lane.shared.metrics;
         metrics.stages.with_label_values(&["keys"]).observe(began.elapsed().as_secs_f64());
         let cached = self.subjects.cached;
@@ -240,6 +241,32 @@ impl<'l> Transform<'l> {
             metrics.subject_keys.with_label_values(&[found]).inc_by(count as u64);
         }
         Ok(found)
+    }
+
+    /// Those who are forgotten, and are back in a policy that says so, get another key.
+    fn returned(
+        &mut self,
+        batch: &[SourceRecord<'_>],
+        found: &[Images<SubjectId>],
+    ) -> Result<(), LaneError> {
+        if self.subjects.erased.is_empty() {
+            return Ok(());
+        }
+        let mut back = Vec::new();
+        for (record, images) in batch.iter().zip(found) {
+            let plan = self.works.get(record.topic()).map(|work| work.rewriter.plan());
+            if plan.is_some_and(|plan| plan.policy.on_erased == OnErased::Rekey) {
+                back.extend(images.newest().filter(|id| self.subjects.erased.contains(*id)));
+            }
+        }
+        back.sort_unstable();
+        back.dedup();
+        if !back.is_empty() {
+            let keys = self.plans.keys.rekey(&back)?.keys;
+            self.subjects.erased.retain(|id| !keys.contains_key(id));
+            self.subjects.keys.extend(keys);
+        }
+        Ok(())
     }
 
     /// Publishes what the views get of one record, or its quarantine.
@@ -257,9 +284,14 @@ impl<'l> Transform<'l> {
         };
         pass(self.lane, gate.as_deref(), record.size())?;
         let headers = record.headers();
+        // Of those who are forgotten nothing is read: what is left is that the row is no more.
+        let is_erased = |id: &SubjectId| self.subjects.erased.contains(id);
+        let erased = subjects.newest().is_some_and(is_erased);
+        let mixed = !erased && subjects.iter().any(is_erased);
+        account.erased += u64::from(erased);
         let raw = RawRecord {
             key: record.key(),
-            value: record.value(),
+            value: record.value().filter(|_| !erased),
             headers: headers.as_deref().unwrap_or_default(),
             subjects: Images {
                 before: subjects.before.and_then(|id| self.subjects.keys.get(&id)),
@@ -279,6 +311,8 @@ impl<'l> Transform<'l> {
         let rewritten = match (&headers, refused) {
             (None, _) => Err(Failure::new(Stage::Decode, Reason::HeaderName)),
             (_, true) => Err(Failure::new(Stage::Publish, Reason::Refused)),
+            // The row went from somebody who is forgotten to somebody else.
+            _ if mixed => Err(Failure::new(Stage::Transform, Reason::Subject)),
             _ => guarded(rewriter, &raw, &mut defect).map(|out| out.traced(parent)),
         };
         let failure = match rewritten {

@@ -19,6 +19,22 @@ use super::background::Background;
 use crate::config;
 use crate::crypto::{KeyId, SubjectId};
 
+/// The same with either pool. The SQL is the same; `$pool` differs in its type.
+macro_rules! with {
+    ($store:expr, |$pool:ident| $work:expr) => {{
+        let pool = $store.pool();
+        $store.wait(async move {
+            match &*pool {
+                Pool::Sqlite($pool) => $work,
+                Pool::Postgres($pool) => $work,
+            }
+        })
+    }};
+}
+
+// Behind the macro, which it uses.
+mod erasures;
+
 /// How long one request may take, the wait for a connection included.
 const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECTIONS: u32 = 4;
@@ -79,7 +95,7 @@ pub struct SubjectRow {
     pub version: u32,
     /// The version of the wrapping key.
     pub wrap: u32,
-    /// None where the subject has none any more.
+    /// None where the subject is forgotten.
     pub sealed: Option<Vec<u8>>,
     pub uses: u64,
 }
@@ -102,19 +118,6 @@ impl From<std::io::Error> for StoreError {
     fn from(error: std::io::Error) -> Self {
         StoreError::Setting(error.to_string())
     }
-}
-
-/// The same with either pool. The SQL is the same; `$pool` differs in its type.
-macro_rules! with {
-    ($store:expr, |$pool:ident| $work:expr) => {{
-        let pool = $store.pool();
-        $store.wait(async move {
-            match &*pool {
-                Pool::Sqlite($pool) => $work,
-                Pool::Postgres($pool) => $work,
-            }
-        })
-    }};
 }
 
 impl Store {
@@ -349,7 +352,7 @@ impl Store {
                     });
                     let list = format!("[{}]", rows.collect::<Vec<_>>().join(","));
                     let mut transaction = pool.begin().await?;
-                    sqlx::query(CLAIM_SQLITE).execute(&mut *transaction).await?;
+                    sqlx::query(CLAIM).execute(&mut *transaction).await?;
                     let live = sqlx::query_as(LIVE_SQLITE).fetch_all(&mut *transaction).await?;
                     is_live(live, wrap)?;
                     let query = sqlx::query_as(sql).bind(list).bind(i64::from(wrap));
@@ -385,21 +388,24 @@ impl Store {
         Ok(rows.into_iter().filter_map(subject_row).collect())
     }
 
-    /// The version of a subject's key that a ciphertext names: its subject, wrapping version and sealed key.
+    /// The version of a subject's key that a ciphertext names: its subject, wrapping version and sealed key. Of a key
+    /// that an erasure destroyed there is none in that.
     pub fn find(
         &self,
         id: KeyId,
         version: u32,
-    ) -> Result<Option<(SubjectId, u32, Vec<u8>)>, StoreError> {
+    ) -> Result<Option<(SubjectId, u32, Option<Vec<u8>>)>, StoreError> {
         type Row = (Vec<u8>, i64, Option<Vec<u8>>);
-        let sql = "SELECT subject, wrap, sealed FROM subjects WHERE id = $1 AND version = $2 \
+        let sql = "SELECT subject, wrap, sealed FROM subjects \
+                   WHERE id = $1 AND version = $2 AND sealed IS NOT NULL \
                    UNION ALL SELECT s.subject, v.wrap, v.sealed FROM subject_versions v \
-                   JOIN subjects s ON s.id = v.id WHERE v.id = $1 AND v.version = $2";
+                   JOIN subjects s ON s.id = v.id WHERE v.id = $1 AND v.version = $2 \
+                   UNION ALL SELECT subject, 0, NULL FROM erased_keys WHERE id = $1";
         let row: Option<Row> = with!(self, |pool| {
             let query = sqlx::query_as(sql).bind(id.0.as_slice()).bind(i64::from(version));
             Ok(query.fetch_optional(pool).await?)
         })?;
-        let Some((subject, wrap, Some(sealed))) = row else { return Ok(None) };
+        let Some((subject, wrap, sealed)) = row else { return Ok(None) };
         Ok(Some((subject_id(&subject)?, number(wrap)?, sealed)))
     }
 
@@ -442,7 +448,7 @@ impl Store {
     fn locks(&self) -> (&'static str, &'static str) {
         match self.is_postgres() {
             true => ("SELECT 1", LIVE_POSTGRES),
-            false => (CLAIM_SQLITE, LIVE_SQLITE),
+            false => (CLAIM, LIVE_SQLITE),
         }
     }
 
@@ -527,8 +533,9 @@ impl Store {
 /// How many keys of subjects a version of the wrapping key seals.
 const WRAPPED: &str = "SELECT (SELECT COUNT(*) FROM subjects WHERE wrap = $1 AND sealed IS NOT NULL) \
                        + (SELECT COUNT(*) FROM subject_versions WHERE wrap = $1 AND sealed IS NOT NULL)";
-/// SQLite has one writer: whoever writes first is it.
-const CLAIM_SQLITE: &str = "UPDATE revision SET number = number";
+/// SQLite has one writer: whoever writes first is it. On PostgreSQL it is who changes keys of the deployment, erases, or
+/// holds up.
+const CLAIM: &str = "UPDATE revision SET number = number";
 const LIVE_SQLITE: &str =
     "SELECT version FROM keyring WHERE purpose = 'wrap' AND status = 'primary'";
 /// The rows are held until the transaction ends: meanwhile no wrapping key is rotated or destroyed.

@@ -15,14 +15,16 @@ CREATE UNIQUE INDEX keyring_primary ON keyring (purpose) WHERE status = 'primary
 CREATE TABLE revision (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL);
 INSERT INTO revision VALUES (1, 0);
 
--- Data subjects by a keyed digest, each with its primary key; `sealed` by the `wrap` version of the keyring.
+-- Data subjects by a keyed digest, each with its primary key; `sealed` by the `wrap` version of the keyring. `state` is
+-- `active`, or `erased`: then there is no key.
 CREATE TABLE subjects (
     subject BLOB PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     version INTEGER NOT NULL,
     wrap INTEGER NOT NULL,
     sealed BLOB,
-    uses INTEGER NOT NULL DEFAULT 0
+    uses INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'active'
 ) WITHOUT ROWID;
 CREATE INDEX subjects_wrap ON subjects (wrap, subject);
 
@@ -34,3 +36,29 @@ CREATE TABLE subject_versions (
     sealed BLOB,
     PRIMARY KEY (id, version)
 ) WITHOUT ROWID;
+
+-- Data subjects who may not be erased.
+CREATE TABLE holds (
+    subject BLOB PRIMARY KEY
+) WITHOUT ROWID;
+
+-- Keys that erasures destroyed, by their names: what they sealed is told from what is foreign.
+CREATE TABLE erased_keys (
+    id BLOB PRIMARY KEY,
+    subject BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX erased_keys_subject ON erased_keys (subject);
+
+-- Erasures, as far as they are. `person` says whom, sealed, until it is done.
+CREATE TABLE erasures (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    subject BLOB NOT NULL,
+    receipt TEXT NOT NULL,
+    population TEXT NOT NULL,
+    person BLOB,
+    keys INTEGER NOT NULL,
+    destroyed_ms INTEGER NOT NULL,
+    leased_until_ms INTEGER NOT NULL DEFAULT 0,
+    done_ms INTEGER
+);
+CREATE INDEX erasures_subject ON erasures (subject);
