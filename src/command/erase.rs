@@ -69,7 +69,6 @@ struct Whom {
     #[arg(long)]
     population: Option<String>,
     /// The person, as the policy's `subject` has it; `-` reads it from standard input, where no other process sees it
-    #[arg(required_unless_present = "finish")]
     subject: Option<String>,
     /// For scripts
     #[arg(long)]
@@ -115,7 +114,8 @@ impl Whom {
                 std::io::stdin().read_line(&mut line)?;
                 Ok(line.trim_end_matches(['\r', '\n']).to_owned())
             }
-            subject => Ok(subject.unwrap_or_default().to_owned()),
+            Some(subject) => Ok(subject.to_owned()),
+            None => Err(Exit::Usage(anyhow!("SUBJECT: who is it?"))),
         }
     }
 

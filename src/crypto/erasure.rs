@@ -24,7 +24,8 @@ pub struct Pending {
     /// Who it is, sealed.
     pub person: Vec<u8>,
     pub keys: u64,
-    /// How long ago the keys were destroyed, by the database's clock.
+    /// When the keys were destroyed, by the database's clock, and how long ago that is.
+    pub destroyed_ms: i64,
     pub age_ms: i64,
     /// The names of the keys.
     pub ids: Vec<KeyId>,

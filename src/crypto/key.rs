@@ -1,6 +1,6 @@
 //! What a data key is to those who use it, and the seam behind which keys are kept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -160,8 +160,8 @@ impl fmt::Debug for SubjectId {
 #[derive(Default)]
 pub struct SubjectKeys {
     pub keys: HashMap<SubjectId, Arc<SealKey>>,
-    /// Those who are forgotten: they have no key.
-    pub erased: HashSet<SubjectId>,
+    /// Those who are forgotten, and since when, in milliseconds since the epoch; who has come back has a key as well.
+    pub erased: HashMap<SubjectId, i64>,
     /// How many of them were at hand.
     pub cached: usize,
 }

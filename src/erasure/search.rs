@@ -12,7 +12,7 @@ use crate::crypto::erasure::Pending;
 use crate::json;
 use crate::kafka::{Grave, OwnedRecord};
 use crate::operator::Scratch;
-use crate::policy::{Format, KeyRule, Plan};
+use crate::policy::{Format, KeyRule, OnErased, Plan};
 
 /// So many ciphertexts of a person are tried afterwards.
 const SAMPLE: usize = 20;
@@ -28,6 +28,8 @@ pub struct Search<'p> {
     /// What stands in place of the subject in this view.
     pseudonyms: HashMap<String, Index>,
     keys: HashMap<KeyId, Index>,
+    /// When they were forgotten.
+    since: HashMap<Index, i64>,
     /// The last record of each key that is somebody's.
     found: HashMap<Grave, Index>,
     pub samples: Vec<(Index, Vec<u8>)>,
@@ -52,6 +54,7 @@ impl<'p> Search<'p> {
             path: subject.map(crate::policy::Path::names).unwrap_or_default(),
             pseudonyms,
             keys: keys.collect(),
+            since: persons.iter().map(|(index, _, one)| (*index, one.destroyed_ms)).collect(),
             found: HashMap::new(),
             samples: Vec::new(),
         }
@@ -73,8 +76,17 @@ impl<'p> Search<'p> {
 
     fn whose(&mut self, record: &OwnedRecord) -> Option<Index> {
         let value: Value = serde_json::from_slice(record.value.as_deref()?).ok()?;
-        let of_row = self.row(&value).and_then(|row| self.named(&row));
-        let sealed = self.sealed(&value);
+        let index = self.person(&value, record)?;
+        // Of somebody who has come back, what is younger stays.
+        let stays = self.plan.policy.on_erased == OnErased::Rekey
+            && self.since.get(&index).is_some_and(|since| record.timestamp_ms > Some(*since));
+        (!stays).then_some(index)
+    }
+
+    /// Whom a record is about.
+    fn person(&mut self, value: &Value, record: &OwnedRecord) -> Option<Index> {
+        let of_row = self.row(value).and_then(|row| self.named(&row));
+        let sealed = self.sealed(value);
         let of_key = || {
             let key: Value = serde_json::from_slice(record.key.as_deref()?).ok()?;
             let key = key.get("payload").filter(|inner| inner.is_object()).unwrap_or(&key).clone();

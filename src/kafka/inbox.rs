@@ -41,7 +41,10 @@ impl Inbox {
             // The client goes on by itself, but for what somebody has to mend.
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(UnknownTopicOrPartition | TopicAuthorizationFailed) => Err(error.into()),
-                _ => Ok(None),
+                _ => {
+                    tracing::debug!("the inbox of {}: {error}", self.topic);
+                    Ok(None)
+                }
             },
         }
     }

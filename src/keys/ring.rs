@@ -65,12 +65,26 @@ pub struct Ring {
     /// By version: what the keys of subjects are sealed with.
     wraps: HashMap<u32, Cipher>,
     wrap: u32,
-    /// None for those who are forgotten.
-    cache: Cache<SubjectId, Option<Arc<SealKey>>>,
+    cache: Cache<SubjectId, Prepared>,
     /// The newest erasure that the cache has heard of.
     heard: AtomicI64,
     /// Uses of keys that are not written yet.
     pending: Mutex<HashMap<(KeyId, u32), u64>>,
+}
+
+/// What is kept ready of a subject.
+#[derive(Clone)]
+struct Prepared {
+    /// None for those who are forgotten.
+    key: Option<Arc<SealKey>>,
+    erased_ms: Option<i64>,
+}
+
+impl Prepared {
+    fn enter(self, subject: SubjectId, found: &mut SubjectKeys) {
+        found.keys.extend(self.key.map(|key| (subject, key)));
+        found.erased.extend(self.erased_ms.map(|since| (subject, since)));
+    }
 }
 
 /// What a key of the deployment is sealed for.
@@ -276,7 +290,7 @@ impl Ring {
 
     fn fresh(&self, subject: SubjectId, id: KeyId, version: u32) -> SubjectRow {
         let sealed = self.wrapped(subject, id, version, &keyset::random_secret());
-        SubjectRow { subject, id, version, wrap: self.wrap, sealed, uses: 0 }
+        SubjectRow { subject, id, version, wrap: self.wrap, sealed, uses: 0, erased_ms: None }
     }
 
     /// Prepares the keys of rows; a row that does not open gives none, and its subject's records go to quarantine.
@@ -286,20 +300,18 @@ impl Ring {
             if row.sealed.is_some() && !self.wraps.contains_key(&row.wrap) {
                 return Err(StoreError::Outdated);
             }
-            if row.sealed.is_none() {
-                self.cache.insert(row.subject, None);
-                found.erased.insert(row.subject);
-                continue;
-            }
-            let Some(secret) = self.unwrapped(&row) else {
+            let key = self.unwrapped(&row).map(|secret| {
+                let key = DataKey { id: row.id, version: row.version, secret };
+                Arc::new(SealKey::new(&key, Algorithm::Aes256Gcm))
+            });
+            if row.sealed.is_some() && key.is_none() {
                 let (key, version) = (row.id, row.version);
                 tracing::error!(%key, version, "the key of a data subject does not open");
                 continue;
-            };
-            let key = DataKey { id: row.id, version: row.version, secret };
-            let prepared = Arc::new(SealKey::new(&key, Algorithm::Aes256Gcm));
-            self.cache.insert(row.subject, Some(Arc::clone(&prepared)));
-            found.keys.insert(row.subject, prepared);
+            }
+            let prepared = Prepared { key, erased_ms: row.erased_ms };
+            self.cache.insert(row.subject, prepared.clone());
+            prepared.enter(row.subject, found);
         }
         Ok(())
     }
@@ -382,7 +394,7 @@ impl KeySource for Ring {
         if sealed.is_none() {
             return Err(KeyError::Erased(id));
         }
-        let row = SubjectRow { subject, id, version, wrap, sealed, uses: 0 };
+        let row = SubjectRow { subject, id, version, wrap, sealed, uses: 0, erased_ms: None };
         let secret = self.unwrapped(&row).ok_or(KeyError::Unknown(id, version))?;
         Ok(DataKey { id, version, secret })
     }
@@ -396,12 +408,13 @@ impl KeySource for Ring {
         let mut missing = Vec::new();
         for subject in wanted {
             match self.cache.get(subject) {
-                Some(Some(key)) => drop(found.keys.insert(*subject, key)),
-                Some(None) => drop(found.erased.insert(*subject)),
+                Some(prepared) => {
+                    prepared.enter(*subject, &mut found);
+                    found.cached += 1;
+                }
                 None => missing.push(*subject),
             }
         }
-        found.cached = found.keys.len() + found.erased.len();
         if !missing.is_empty() {
             // What is found stays in the cache, should a later part not be had in time.
             for part in missing.chunks(PART) {

@@ -249,22 +249,26 @@ impl<'l> Transform<'l> {
         batch: &[SourceRecord<'_>],
         found: &[Images<SubjectId>],
     ) -> Result<(), LaneError> {
-        if self.subjects.erased.is_empty() {
+        let SubjectKeys { keys, erased, .. } = &self.subjects;
+        if erased.is_empty() {
             return Ok(());
         }
         let mut back = Vec::new();
         for (record, images) in batch.iter().zip(found) {
             let plan = self.works.get(record.topic()).map(|work| work.rewriter.plan());
-            if plan.is_some_and(|plan| plan.policy.on_erased == OnErased::Rekey) {
-                back.extend(images.newest().filter(|id| self.subjects.erased.contains(*id)));
+            if let (Some(plan), Some(id)) = (plan, images.newest())
+                && !keys.contains_key(id)
+                && erased.get(id).is_some_and(|since| is_back(plan, record, *since))
+            {
+                back.push(*id);
             }
         }
         back.sort_unstable();
         back.dedup();
         if !back.is_empty() {
-            let keys = self.plans.keys.rekey(&back)?.keys;
-            self.subjects.erased.retain(|id| !keys.contains_key(id));
+            let SubjectKeys { keys, erased, .. } = self.plans.keys.rekey(&back)?;
             self.subjects.keys.extend(keys);
+            self.subjects.erased.extend(erased);
         }
         Ok(())
     }
@@ -285,7 +289,12 @@ impl<'l> Transform<'l> {
         pass(self.lane, gate.as_deref(), record.size())?;
         let headers = record.headers();
         // Of those who are forgotten nothing is read: what is left is that the row is no more.
-        let is_erased = |id: &SubjectId| self.subjects.erased.contains(id);
+        let SubjectKeys { keys, erased, .. } = &self.subjects;
+        let is_erased = |id: &SubjectId| {
+            let since = erased.get(id);
+            let back = |since| keys.contains_key(id) && is_back(rewriter.plan(), record, since);
+            since.is_some_and(|since| !back(*since))
+        };
         let erased = subjects.newest().is_some_and(is_erased);
         let mixed = !erased && subjects.iter().any(is_erased);
         account.erased += u64::from(erased);
@@ -368,6 +377,13 @@ impl<'l> Transform<'l> {
         account.consumed(partition, offset, record.size(), timestamp);
         Ok(())
     }
+}
+
+/// Whether an event of somebody who was forgotten at `since` is of their new life: it is younger, and the policy knows of
+/// such.
+fn is_back(plan: &Plan, record: &SourceRecord<'_>, since: i64) -> bool {
+    let younger = record.timestamp_ms().is_some_and(|time| time > since);
+    plan.policy.on_erased == OnErased::Rekey && younger
 }
 
 /// Rewrites a record. A defect in the rewrite must not cost the partition: the record goes to quarantine.

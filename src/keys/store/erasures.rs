@@ -31,6 +31,11 @@ impl Store {
              VALUES ($1, $2, $3, $4, $5, {})",
             self.now()
         );
+        let destroy = format!(
+            "UPDATE subjects SET sealed = NULL, uses = 0, erased_ms = {} \
+             WHERE subject = $1 AND (sealed IS NOT NULL OR erased_ms IS NULL)",
+            self.now()
+        );
         let id = subject.0;
         let asked = with!(self, |pool| {
             let mut transaction = pool.begin().await?;
@@ -40,14 +45,13 @@ impl Store {
             if held > 0 {
                 return Ok(Asked::Held);
             }
-            let sql = "INSERT INTO subjects (subject, id, version, wrap, state) \
-                       VALUES ($1, $2, 0, 0, 'new') ON CONFLICT (subject) DO NOTHING";
+            let sql = "INSERT INTO subjects (subject, id, version, wrap) \
+                       VALUES ($1, $2, 0, 0) ON CONFLICT (subject) DO NOTHING";
             let query = sqlx::query(sql).bind(id.as_slice()).bind(unused.0.as_slice());
             query.execute(&mut *transaction).await?;
             // From here on nobody gives the subject another key.
-            let sql = "UPDATE subjects SET sealed = NULL, uses = 0, state = 'erased' \
-                       WHERE subject = $1 AND state <> 'erased'";
-            let destroyed = sqlx::query(sql).bind(id.as_slice()).execute(&mut *transaction).await?;
+            let query = sqlx::query(sqlx::AssertSqlSafe(destroy)).bind(id.as_slice());
+            let destroyed = query.execute(&mut *transaction).await?;
             if destroyed.rows_affected() == 0 {
                 let sql = "SELECT COUNT(*) FROM erasures WHERE subject = $1 AND done_ms IS NULL";
                 let left = sqlx::query_as::<_, (i64,)>(sql).bind(id.as_slice());
@@ -86,7 +90,8 @@ impl Store {
         with!(self, |pool| {
             let mut transaction = pool.begin().await?;
             sqlx::query(CLAIM).execute(&mut *transaction).await?;
-            let sql = "SELECT COUNT(*) FROM subjects WHERE subject = $1 AND state = 'erased'";
+            let sql = "SELECT COUNT(*) FROM subjects \
+                       WHERE subject = $1 AND sealed IS NULL AND erased_ms IS NOT NULL";
             let erased = sqlx::query_as::<_, (i64,)>(sql).bind(id.as_slice());
             let (erased,) = erased.fetch_one(&mut *transaction).await?;
             if held && erased > 0 {
@@ -106,7 +111,8 @@ impl Store {
     pub fn state(&self, subject: SubjectId) -> Result<Option<&'static str>, StoreError> {
         let id = subject.0;
         let sql = "SELECT (SELECT COUNT(*) FROM holds WHERE subject = $1), \
-                   (SELECT COUNT(*) FROM subjects WHERE subject = $1 AND state = 'erased'), \
+                   (SELECT COUNT(*) FROM subjects \
+                    WHERE subject = $1 AND sealed IS NULL AND erased_ms IS NOT NULL), \
                    (SELECT COUNT(*) FROM erasures WHERE subject = $1 AND done_ms IS NULL), \
                    (SELECT COUNT(*) FROM subjects WHERE subject = $1)";
         with!(self, |pool| {
@@ -123,13 +129,14 @@ impl Store {
 
     /// Takes on erasures that are not done and that nobody else is at, for so long.
     pub fn lease(&self, for_ms: i64, most: i64) -> Result<Vec<Pending>, StoreError> {
-        type Row = (i64, Vec<u8>, String, String, Option<Vec<u8>>, i64, i64);
+        type Row = (i64, Vec<u8>, String, String, Option<Vec<u8>>, i64, i64, i64);
         let now = self.now();
         let sql = format!(
             "UPDATE erasures SET leased_until_ms = {now} + $1 WHERE number IN \
              (SELECT number FROM erasures WHERE done_ms IS NULL AND leased_until_ms <= {now} \
              ORDER BY number LIMIT $2) \
-             RETURNING number, subject, receipt, population, person, keys, {now} - destroyed_ms"
+             RETURNING number, subject, receipt, population, person, keys, destroyed_ms, \
+             {now} - destroyed_ms"
         );
         let rows = with!(self, |pool| {
             let mut transaction = pool.begin().await?;
@@ -146,7 +153,8 @@ impl Store {
             Ok(taken)
         })?;
         let mut pending = Vec::new();
-        for ((number, subject, receipt, population, person, keys, age_ms), ids) in rows {
+        for (row, ids) in rows {
+            let (number, subject, receipt, population, person, keys, destroyed_ms, age_ms) = row;
             pending.push(Pending {
                 number,
                 subject: subject_id(&subject)?,
@@ -154,6 +162,7 @@ impl Store {
                 population,
                 person: person.unwrap_or_default(),
                 keys: keys as u64,
+                destroyed_ms,
                 age_ms,
                 ids: ids.iter().map(|(id,)| key_id(id)).collect::<Result<_, _>>()?,
             });
@@ -230,8 +239,8 @@ impl Store {
             sqlx::query(claim).execute(&mut *transaction).await?;
             is_live(sqlx::query_as(live).fetch_all(&mut *transaction).await?, wrap)?;
             for row in &new {
-                let sql = "UPDATE subjects SET id = $1, version = $2, wrap = $3, sealed = $4, \
-                           state = 'active' WHERE subject = $5 AND state = 'erased'";
+                let sql = "UPDATE subjects SET id = $1, version = $2, wrap = $3, sealed = $4 \
+                           WHERE subject = $5 AND sealed IS NULL AND erased_ms IS NOT NULL";
                 sqlx::query(sql)
                     .bind(row.id.0.as_slice())
                     .bind(i64::from(row.version))

@@ -98,7 +98,12 @@ pub struct SubjectRow {
     /// None where the subject is forgotten.
     pub sealed: Option<Vec<u8>>,
     pub uses: u64,
+    /// When the subject was last forgotten, in milliseconds since the epoch.
+    pub erased_ms: Option<i64>,
 }
+
+/// Of a key by its name: whose it is, the version of the wrapping key, and the sealed key.
+pub type Found = (SubjectId, u32, Option<Vec<u8>>);
 
 enum Pool {
     Sqlite(SqlitePool),
@@ -314,13 +319,13 @@ impl Store {
         let rows = self.wait(async move {
             Ok(match &*pool {
                 Pool::Sqlite(pool) => {
-                    let sql = "SELECT s.subject, s.id, s.version, s.wrap, s.sealed, s.uses \
+                    let sql = "SELECT s.subject, s.id, s.version, s.wrap, s.sealed, s.uses, s.erased_ms \
                                FROM json_each($1) j JOIN subjects s ON s.subject = unhex(j.value)";
                     let list = hex_list(wanted.iter().map(|one| one.0));
                     sqlx::query_as(sql).bind(list).fetch_all(pool).await?
                 }
                 Pool::Postgres(pool) => {
-                    let sql = "SELECT subject, id, version, wrap, sealed, uses \
+                    let sql = "SELECT subject, id, version, wrap, sealed, uses, erased_ms \
                                FROM subjects WHERE subject = ANY($1)";
                     let list: Vec<Vec<u8>> = wanted.iter().map(|one| one.0.to_vec()).collect();
                     sqlx::query_as(sql).bind(list).fetch_all(pool).await?
@@ -345,7 +350,7 @@ impl Store {
                                SELECT unhex(j.value->>0), unhex(j.value->>1), 1, $2, \
                                unhex(j.value->>2) FROM json_each($1) j WHERE true \
                                ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject \
-                               RETURNING subject, id, version, wrap, sealed, uses";
+                               RETURNING subject, id, version, wrap, sealed, uses, erased_ms";
                     let rows = new.iter().map(|row| {
                         let sealed = hex(row.sealed.as_deref().unwrap_or_default());
                         format!("[\"{}\",\"{}\",\"{sealed}\"]", hex(&row.subject.0), hex(&row.id.0))
@@ -366,7 +371,7 @@ impl Store {
                                FROM UNNEST($1::bytea[], $2::bytea[], $4::bytea[]) \
                                AS n (subject, id, sealed) \
                                ON CONFLICT (subject) DO UPDATE SET subject = excluded.subject \
-                               RETURNING subject, id, version, wrap, sealed, uses";
+                               RETURNING subject, id, version, wrap, sealed, uses, erased_ms";
                     let of = |part: fn(&SubjectRow) -> Vec<u8>| -> Vec<Vec<u8>> {
                         new.iter().map(part).collect()
                     };
@@ -390,11 +395,7 @@ impl Store {
 
     /// The version of a subject's key that a ciphertext names: its subject, wrapping version and sealed key. Of a key
     /// that an erasure destroyed there is none in that.
-    pub fn find(
-        &self,
-        id: KeyId,
-        version: u32,
-    ) -> Result<Option<(SubjectId, u32, Option<Vec<u8>>)>, StoreError> {
+    pub fn find(&self, id: KeyId, version: u32) -> Result<Option<Found>, StoreError> {
         type Row = (Vec<u8>, i64, Option<Vec<u8>>);
         let sql = "SELECT subject, wrap, sealed FROM subjects \
                    WHERE id = $1 AND version = $2 AND sealed IS NOT NULL \
@@ -488,9 +489,9 @@ impl Store {
 
     /// Some keys of subjects that an earlier version than `wrap` seals, current ones and earlier ones.
     pub fn wrapped_before(&self, wrap: u32, most: u32) -> Result<Vec<SubjectRow>, StoreError> {
-        let sql = "SELECT subject, id, version, wrap, sealed, uses FROM subjects \
+        let sql = "SELECT subject, id, version, wrap, sealed, uses, erased_ms FROM subjects \
                    WHERE wrap < $1 AND sealed IS NOT NULL \
-                   UNION ALL SELECT s.subject, v.id, v.version, v.wrap, v.sealed, 0 \
+                   UNION ALL SELECT s.subject, v.id, v.version, v.wrap, v.sealed, 0, s.erased_ms \
                    FROM subject_versions v JOIN subjects s ON s.id = v.id \
                    WHERE v.wrap < $1 AND v.sealed IS NOT NULL ORDER BY 1 LIMIT $2";
         let rows = with!(self, |pool| {
@@ -586,11 +587,11 @@ fn postgres(url: &str) -> Result<PgConnectOptions, StoreError> {
     }
 }
 
-type RawSubject = (Vec<u8>, Vec<u8>, i64, i64, Option<Vec<u8>>, i64);
+type RawSubject = (Vec<u8>, Vec<u8>, i64, i64, Option<Vec<u8>>, i64, Option<i64>);
 
 /// None, and a word in the log, for a row that is not as veilstream writes it: it costs its subject alone.
 fn subject_row(row: RawSubject) -> Option<SubjectRow> {
-    let (subject, id, version, wrap, sealed, uses) = row;
+    let (subject, id, version, wrap, sealed, uses, erased_ms) = row;
     let parsed = (|| {
         Ok::<_, StoreError>(SubjectRow {
             subject: subject_id(&subject)?,
@@ -599,6 +600,7 @@ fn subject_row(row: RawSubject) -> Option<SubjectRow> {
             wrap: number(wrap)?,
             sealed,
             uses: uses as u64,
+            erased_ms,
         })
     })();
     parsed.inspect_err(|error| tracing::error!("{error}")).ok()

@@ -15,8 +15,8 @@ CREATE UNIQUE INDEX keyring_primary ON keyring (purpose) WHERE status = 'primary
 CREATE TABLE revision (one BIGINT PRIMARY KEY CHECK (one = 1), number BIGINT NOT NULL);
 INSERT INTO revision VALUES (1, 0);
 
--- Data subjects by a keyed digest, each with its primary key; `sealed` by the `wrap` version of the keyring. `state` is
--- `active`, or `erased`: then there is no key.
+-- Data subjects by a keyed digest, each with its primary key; `sealed` by the `wrap` version of the keyring. Who is
+-- forgotten has none, and `erased_ms` says since when; who has come back has both.
 CREATE TABLE subjects (
     subject BYTEA PRIMARY KEY,
     id BYTEA NOT NULL UNIQUE,
@@ -24,7 +24,7 @@ CREATE TABLE subjects (
     wrap BIGINT NOT NULL,
     sealed BYTEA,
     uses BIGINT NOT NULL DEFAULT 0,
-    state TEXT NOT NULL DEFAULT 'active'
+    erased_ms BIGINT
 );
 CREATE INDEX subjects_wrap ON subjects (wrap, subject);
 
