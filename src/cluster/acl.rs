@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::wanted::{Kind, Wanted};
 use crate::config::{Config, ConfigError, Delivery};
-use crate::kafka::{Binding, Operation, Pattern, Permission, Resource};
+use crate::kafka::{Binding, ClusterState, Operation, Pattern, Permission, Resource, TopicState};
 use crate::policy::Policy;
 use crate::policy::roles::{Role, Roles};
 
@@ -47,6 +47,22 @@ pub fn principal(config: &Config) -> Result<String, AclError> {
 pub fn managed(worker: &str, roles: &Roles) -> BTreeSet<String> {
     let of_roles = roles.roles.iter().flat_map(|role| role.principals.iter().cloned());
     of_roles.chain([worker.to_owned()]).collect()
+}
+
+/// The cluster, and with it the topics that the worker is allowed by name: whoever asks may not know of each topic that a
+/// pattern claims, and what the worker reads must not be taken from it for that.
+pub fn with_allowed(mut cluster: ClusterState, worker: &str, there: &[Binding]) -> ClusterState {
+    let named = there.iter().filter(|one| {
+        one.principal == worker
+            && (one.permission, one.resource) == (Permission::Allow, Resource::Topic)
+            && one.pattern == Pattern::Literal
+            && one.name != "*"
+    });
+    for one in named {
+        let unseen = TopicState { partitions: 0, replicas: 0, leaderless: 0, settings: None };
+        cluster.topics.entry(one.name.clone()).or_insert(unseen);
+    }
+    cluster
 }
 
 /// Every ACL that there should be, in order. `topics` are all of the deployment.
@@ -196,7 +212,6 @@ mod tests {
 
     use super::*;
     use crate::cluster;
-    use crate::kafka::{ClusterState, TopicState};
 
     const CONFIG: &str = "
 kafka: { bootstrap: 'localhost:9092', group: sanitizer }
@@ -292,6 +307,27 @@ roles:
         let reads: Vec<_> =
             case.of(WORKER).into_iter().filter(|one| one.ends_with("READ")).collect();
         assert_eq!(reads, ["Topic raw READ", "Topic raw.eu READ", "Group sanitizer READ"]);
+    }
+
+    #[test]
+    fn a_topic_of_a_pattern_stays_allowed_where_it_is_not_seen() {
+        let policy = POLICY.replace("topic: raw,", "topic: '^raw|^.$',");
+        let case = Case::new(CONFIG, &policy, ROLES);
+        let allow = |principal: &str, pattern, name: &str| {
+            Binding::allow(principal, Resource::Topic, pattern, name, Operation::Read)
+        };
+        let there = [
+            allow(WORKER, Pattern::Literal, "raw.us"),
+            allow(WORKER, Pattern::Literal, "*"),
+            allow(WORKER, Pattern::Prefixed, "raw.p"),
+            allow(WORKER, Pattern::Literal, "no.source"),
+            allow("User:other", Pattern::Literal, "raw.other"),
+        ];
+        let cluster = with_allowed(ClusterState::default(), WORKER, &there);
+        let topics = cluster::wanted(&case.config, &case.policies, &cluster);
+        let sources = topics.iter().filter(|one| one.kind == Kind::Source);
+        let names: Vec<_> = sources.map(|one| one.spec.name.as_str()).collect();
+        assert_eq!(names, ["raw.us"]);
     }
 
     #[test]

@@ -94,10 +94,11 @@ impl Look {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Topics that a pattern matches are known when the cluster has been asked.
         let cluster = runtime.block_on(admin.state(&BTreeSet::new())).map_err(failed)?;
+        let there = admin.acls().map_err(failed)?;
+        let cluster = acl::with_allowed(cluster, &worker, &there);
         let topics = cluster::wanted(&config, &policies, &cluster);
         let wanted = acl::wanted(&config, &policies, &roles, &topics, &worker).or_usage()?;
         let managed = acl::managed(&worker, &roles);
-        let there = admin.acls().map_err(failed)?;
         let comparison = acl::compare(&wanted, &managed, &there);
         let told = config.access.as_ref().is_some_and(|access| access.principal.is_some());
         let by = if told { "access.principal" } else { "kafka.security.sasl" };
