@@ -23,7 +23,7 @@
 //! - [`command`]: the command line
 //!
 //! `json` to `rewrite` are pure: no Kafka, no runtime, no clock, no I/O but the reading of policy files.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 // Blank lines keep the order: rustfmt sorts what stands together.
 pub mod json;

@@ -1,5 +1,6 @@
 //! What a cluster has to be for a worker: its topics, and what the worker is allowed.
 
+pub mod acl;
 mod check;
 mod wanted;
 

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 the work failed, 2 bad usage or configuration.
 
+mod acl;
 mod apply;
 mod check;
 mod config;
@@ -46,6 +47,8 @@ enum Command {
     Keys(keys::Keys),
     #[command(subcommand)]
     Topics(topics::Topics),
+    #[command(subcommand)]
+    Acl(acl::Acl),
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
     Reveal(reveal::Reveal),
@@ -96,6 +99,7 @@ impl Cli {
             Command::Operators(command) => command.run(),
             Command::Keys(command) => command.run(),
             Command::Topics(command) => command.run(),
+            Command::Acl(command) => command.run(),
             Command::Quarantine(command) => command.run(),
             Command::Reveal(command) => command.run(),
             Command::Approve(command) => command.run(),

@@ -149,6 +149,10 @@ impl Config {
                 "needs a `name` that is stable over restarts, and no other worker's",
             );
         }
+        let principal = self.access.as_ref().and_then(|access| access.principal.as_deref());
+        if principal.is_some_and(|one| matches!(one.strip_prefix("User:"), None | Some("" | "*"))) {
+            return found("access.principal", "one principal of Kafka's: `User:NAME`");
+        }
         self.librdkafka_problem().map(|problem| ("kafka", problem))
     }
 

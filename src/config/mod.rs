@@ -178,6 +178,10 @@ pub struct Access {
     /// The file of roles.
     #[schemars(extend("x-reload" = "content: SIGHUP, file change"))]
     pub roles: PathBuf,
+    /// Kafka's principal of the worker, such as `User:veilstream`: `veilstream acl` allows it what a worker needs. The
+    /// user of `kafka.security.sasl` if unset.
+    #[serde(default)]
+    pub principal: Option<String>,
     /// Whose tokens are believed over HTTP. Without it there is no `/v1/`.
     #[serde(default)]
     pub tokens: Option<Tokens>,

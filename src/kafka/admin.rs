@@ -69,7 +69,7 @@ pub struct TopicSettings {
 }
 
 /// Asks and changes the cluster.
-pub struct Admin(AdminClient<Logging>);
+pub struct Admin(pub(super) AdminClient<Logging>);
 
 impl Admin {
     pub fn open(settings: &ClientSettings) -> Result<Admin, KafkaProblem> {

@@ -3,6 +3,7 @@
 //! [`Sink`] takes nothing but [`crate::rewrite::Sanitized`] for a view, [`crate::quarantine::Sealed`] for quarantine
 //! and [`crate::audit::AuditRecord`] for the audit trail.
 
+mod acl;
 mod admin;
 mod client;
 mod embedded;
@@ -13,6 +14,7 @@ mod reader;
 mod source;
 mod trail;
 
+pub use acl::{Binding, Operation, Pattern, Permission, Resource};
 pub use admin::{Admin, ClusterState, TopicSettings, TopicSpec, TopicState};
 pub use client::{BATCH_FRAME, CLIENTS, ClientSettings, Connection, Figures, KafkaProblem};
 pub use embedded::EmbeddedBroker;
