@@ -153,8 +153,9 @@ pub fn policies(config: &Config) -> Result<Vec<Policy>, LoadError> {
     if !wrong.is_empty() {
         return Err(LoadError::Policies(Diagnostics(wrong)));
     }
-    let reserved =
-        [(config.quarantine.topic.as_str(), "quarantine"), (&config.audit.topic, "audit")];
+    let mut reserved =
+        vec![(config.quarantine.topic.as_str(), "quarantine"), (&config.audit.topic, "audit")];
+    reserved.extend(config.erasure.as_ref().map(|erasure| (erasure.topic.as_str(), "erasure")));
     let conflicts = conflicts(&policies, &reserved);
     match conflicts.is_empty() {
         true => Ok(policies),

@@ -80,12 +80,20 @@ pub fn wanted(
         all.extend(operations.iter().copied().map(of));
     };
     for Wanted { kind, spec, .. } in topics {
-        let access = if *kind == Kind::Source { Read } else { Write };
+        let access = if kind.is_read() { Read } else { Write };
         let operations = [access, Describe, DescribeConfigs];
         allow(worker, Resource::Topic, Pattern::Literal, &spec.name, &operations);
+        // Whom it forgets, it looks for in the views.
+        if *kind == Kind::View && config.key_store.is_some() {
+            allow(worker, Resource::Topic, Pattern::Literal, &spec.name, &[Read]);
+        }
     }
     let group = &config.kafka.group;
     allow(worker, Resource::Group, Pattern::Literal, group, &[Read]);
+    if config.erasure.is_some() {
+        let group = format!("{group}-erasure");
+        allow(worker, Resource::Group, Pattern::Literal, &group, &[Read]);
+    }
     if config.delivery == Delivery::ExactlyOnce {
         // GROUP-NAME-LANE. The name is another one for each worker of the group, and random where there is none.
         let prefix = format!("{group}-");
@@ -193,7 +201,7 @@ pub fn outsiders(
         let reached = topics.iter().filter(|topic| {
             let matters = match binding.operation {
                 Operation::Read | Operation::All => true,
-                Operation::Write => topic.kind != Kind::Source,
+                Operation::Write => !topic.kind.is_read(),
                 _ => false,
             };
             matters && binding.covers(&topic.spec.name)
@@ -298,6 +306,29 @@ roles:
         assert_eq!(case.of(WORKER), expected);
         let case = Case::new(&format!("{CONFIG}\ndelivery: at-least-once"), POLICY, ROLES);
         assert!(!case.of(WORKER).iter().any(|one| one.starts_with("TransactionalId")));
+    }
+
+    #[test]
+    fn whoever_forgets_people_reads_views_and_requests() {
+        let store =
+            "key_store: { sqlite: k.db, kek: { file: { path: k, passphrase: { env: P } } } }";
+        let config = CONFIG.replace("keys: keys.json", store) + "erasure: { topic: forget }\n";
+        let case = Case::new(&config, POLICY, ROLES);
+        let before = Case::new(CONFIG, POLICY, ROLES).of(WORKER);
+        let more: Vec<_> =
+            case.of(WORKER).into_iter().filter(|one| !before.contains(one)).collect();
+        let expected = [
+            "Topic forget READ",
+            "Topic forget DESCRIBE",
+            "Topic forget DESCRIBE_CONFIGS",
+            "Topic fraud READ",
+            "Topic support READ",
+            "Group sanitizer-erasure READ",
+        ];
+        assert_eq!(
+            more.iter().collect::<BTreeSet<_>>(),
+            expected.map(str::to_owned).iter().collect()
+        );
     }
 
     #[test]

@@ -292,6 +292,16 @@ fn share(config: &Config, wanted: &[Wanted], cluster: &ClusterState, findings: &
     }
 }
 
+fn read(probe: &Probe, topic: &str, findings: &mut Findings) {
+    let what = format!("read {topic}");
+    match probe.read(topic) {
+        Ok(()) => findings.ok(&what, "may be read"),
+        Err(error) => {
+            findings.add(Level::Error, &what, error.to_string(), "allow READ on the topic");
+        }
+    }
+}
+
 /// Whether the worker may read, write and commit.
 fn access(
     config: &Config,
@@ -318,17 +328,19 @@ fn access(
                 }
             }
         }
-        match probe.read(name) {
-            Ok(()) => findings.ok(&format!("read {name}"), "may be read"),
-            Err(error) => findings.add(
-                Level::Error,
-                &format!("read {name}"),
-                error.to_string(),
-                "allow READ on the topic",
-            ),
+        read(&probe, name, findings);
+    }
+    for requests in wanted.iter().filter(|one| one.kind == Kind::Requests).filter(there) {
+        read(&probe, &requests.spec.name, findings);
+    }
+    // What compacted views hold of a person is looked for there.
+    for view in wanted.iter().filter(|one| one.kind == Kind::View && config.key_store.is_some()) {
+        let compacted = |topic: &TopicState| topic.is_compacted() || topic.settings.is_none();
+        if cluster.topics.get(&view.spec.name).is_some_and(compacted) {
+            read(&probe, &view.spec.name, findings);
         }
     }
-    let outputs = wanted.iter().filter(|one| one.kind != Kind::Source).filter(there);
+    let outputs = wanted.iter().filter(|one| !one.kind.is_read()).filter(there);
     let outputs: Vec<&str> = outputs.map(|one| one.spec.name.as_str()).collect();
     if config.delivery == Delivery::AtLeastOnce {
         findings.add(

@@ -22,6 +22,25 @@ pub enum Kind {
     View,
     Quarantine,
     Audit,
+    /// Requests of erasure.
+    Requests,
+}
+
+impl Kind {
+    /// The worker reads it; others are written by it.
+    pub fn is_read(self) -> bool {
+        matches!(self, Kind::Source | Kind::Requests)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Source => "source",
+            Kind::View => "view",
+            Kind::Quarantine => "quarantine",
+            Kind::Audit => "audit",
+            Kind::Requests => "requests",
+        }
+    }
 }
 
 /// A topic that a worker needs.
@@ -104,7 +123,7 @@ fn owned(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Every topic of these policies, in the order source, views, quarantine, audit.
+/// Every topic of these policies, in the order source, views, quarantine, audit, requests.
 pub fn wanted(config: &Config, policies: &[Policy], cluster: &ClusterState) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
     let mut add = |kind, name: &str, sources: &[String], keyless, settings: &[(&str, &str)]| {
@@ -173,6 +192,11 @@ pub fn wanted(config: &Config, policies: &[Policy], cluster: &ClusterState) -> V
         false,
         &[("cleanup.policy", "delete"), ("retention.ms", &retention(400))],
     );
+    if let Some(erasure) = &config.erasure {
+        // People stand in it by name: not for longer than it takes to read it.
+        let settings = [("cleanup.policy", "delete"), ("retention.ms", &retention(7))];
+        add(Kind::Requests, &erasure.topic, &[], false, &settings);
+    }
     fit_to_sources(&mut all, cluster);
     all
 }
@@ -221,7 +245,7 @@ fn fit_to_sources(all: &mut [Wanted], cluster: &ClusterState) {
         let roomy = match wanted.kind {
             Kind::Quarantine => largest > 0,
             Kind::View => largest > DEFAULT_LARGEST,
-            Kind::Source | Kind::Audit => false,
+            Kind::Source | Kind::Audit | Kind::Requests => false,
         };
         if roomy {
             // A ciphertext takes 4/3 of its value, and its frame.
@@ -251,7 +275,7 @@ fn of_one(wanted: &Wanted, cluster: &ClusterState) -> Vec<Difference> {
         (Kind::Source, _) => false,
         (_, true) => now != partitions,
         (Kind::View, false) => now < partitions,
-        (Kind::Quarantine | Kind::Audit, false) => false,
+        (Kind::Quarantine | Kind::Audit | Kind::Requests, false) => false,
     };
     if differs {
         all.push(left(Why::Partitions { now: state.partitions, wanted: partitions }));

@@ -14,8 +14,8 @@ use crate::cluster::acl::{self, Comparison, Outsider, Reached};
 use crate::cluster::{self, Kind, Wanted};
 use crate::config::Config;
 use crate::kafka::{Admin, Binding, ClientSettings, KafkaProblem, Pattern, Permission, Resource};
+use crate::plans::{policies, roles};
 use crate::policy::{Policy, Topics};
-use crate::worker::plans::{policies, roles};
 
 /// How long brokers have to hear of what has changed.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -241,13 +241,7 @@ struct Finding<'f, T> {
 }
 
 fn reaches(Reached { topic, kind }: &Reached) -> String {
-    let kind = match kind {
-        Kind::Source => "source",
-        Kind::View => "view",
-        Kind::Quarantine => "quarantine",
-        Kind::Audit => "audit",
-    };
-    format!("{} ({kind})", printable(topic))
+    format!("{} ({})", printable(topic), kind.name())
 }
 
 /// One line for all operations of a principal on a resource.

@@ -140,6 +140,10 @@ impl Config {
                 "needs a `key_store`: a keyset file has no keys of data subjects",
             );
         }
+        let taken = [&self.quarantine.topic, &self.audit.topic];
+        if self.erasure.as_ref().is_some_and(|erasure| taken.contains(&&erasure.topic)) {
+            return found("erasure.topic", "another topic than quarantine's and audit's");
+        }
         if self.quarantine.topic == self.audit.topic {
             return found("audit.topic", "another topic than `quarantine.topic`");
         }
