@@ -477,6 +477,30 @@ const PRIVACY: Dashboard = Dashboard {
             ],
         ),
         (
+            "People who are forgotten",
+            &[
+                of(
+                    Lines,
+                    12,
+                    "Later records of people who are forgotten",
+                    "cps",
+                    &[(
+                        "sum by (topic) (rate(veilstream_erased_records_total{@}[$__rate_interval]))",
+                        "{{topic}}",
+                    )],
+                    "The views get a tombstone, if anything.",
+                ),
+                of(
+                    Lines,
+                    12,
+                    "Erasures that are not done",
+                    "short",
+                    &[("max(veilstream_erasures_unfinished{@})", "unfinished")],
+                    "Their keys are destroyed; compacted views still hold records of them. Minutes are usual.",
+                ),
+            ],
+        ),
+        (
             "In force",
             &[of(
                 Table,
