@@ -16,6 +16,8 @@ const LIFE: u64 = 3600;
 #[serde(deny_unknown_fields)]
 pub struct Ticket {
     pub actor: String,
+    /// How that is known: a name of one kind may be another person of the other.
+    pub by: String,
     pub purpose: String,
     /// View and class of each value that needs approval.
     pub grants: Vec<(String, String)>,
@@ -68,6 +70,7 @@ mod tests {
         let signer = Signer::new(&Keyset::generate()).unwrap();
         let ticket = Ticket {
             actor: "ann".into(),
+            by: "token".into(),
             purpose: "case".into(),
             grants: vec![("crm/fraud".into(), "card".into())],
             digest: "d".into(),

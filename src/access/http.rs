@@ -21,6 +21,8 @@ use crate::erasure::{Act, EraseError, Outcome, Registry, Wish, Wisher};
 /// A request may be so large, in bytes.
 const LARGEST: usize = 1 << 20;
 
+const AWAY: &str = "the audit trail or the keys are away";
+
 /// What the pages stand on.
 pub struct Office {
     pub desk: Desk,
@@ -80,23 +82,19 @@ async fn erasure(act: Act, office: State<Arc<Office>>, request: Request) -> Resp
         if let Err(error) = office.desk.admit(actor) {
             return refused(&error);
         }
-        if !office.registry.allows(&actor.roles) {
-            tracing::warn!(actor = actor.name, "may not have anybody forgotten");
-            return error(StatusCode::FORBIDDEN, "denied");
-        }
         let by = Wisher { name: actor.name.clone(), by: actor.by.name() };
+        if !office.registry.allows(&actor.roles) {
+            return match office.registry.denied(&by) {
+                Ok(()) => error(StatusCode::FORBIDDEN, "denied"),
+                Err(away) => unwritten(&away),
+            };
+        }
         let outcome = match office.registry.ask(act, &wish, &by) {
             Ok(outcome) => outcome,
             Err(wrong @ (EraseError::Invalid(_) | EraseError::NoStore)) => {
                 return error(StatusCode::BAD_REQUEST, &wrong.to_string());
             }
-            Err(away) => {
-                tracing::error!("a person cannot be forgotten just now: {away}");
-                return error(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the audit trail or the keys are away",
-                );
-            }
+            Err(away) => return unwritten(&away),
         };
         let (status, state) = match &outcome {
             Outcome::Erasing { .. } => (StatusCode::ACCEPTED, "erasing"),
@@ -117,6 +115,11 @@ async fn erasure(act: Act, office: State<Arc<Office>>, request: Request) -> Resp
         page(status, &json!({ "state": state, "receipt": outcome.receipt() }))
     })
     .await
+}
+
+fn unwritten(away: &EraseError) -> Response {
+    tracing::error!("a person cannot be forgotten just now: {away}");
+    error(StatusCode::SERVICE_UNAVAILABLE, AWAY)
 }
 
 /// Reads who asks, then what; then asks the desk, which waits for others.
@@ -234,7 +237,7 @@ fn refused(why: &AccessError) -> Response {
         }
     };
     let what = match why {
-        AccessError::Away(_) => "the audit trail or the keys are away".to_owned(),
+        AccessError::Away(_) => AWAY.to_owned(),
         _ => why.to_string(),
     };
     let mut response = error(status, &what);

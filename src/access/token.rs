@@ -2,7 +2,7 @@
 //! under one algorithm that the configuration pins (RFC 8725). The signature itself is ring's to verify.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
@@ -22,8 +22,12 @@ use crate::outbound::{self, Endpoint};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An unknown key is asked for again after so long at the earliest: anybody can name one.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Where there are none yet, so long.
+const SOON: Duration = Duration::from_secs(5);
 /// Keys are read again after so long: one that the provider has withdrawn is believed no longer.
 const OLD: Duration = Duration::from_secs(600);
+/// Those of a provider that is away are believed for so long.
+const TOO_OLD: Duration = Duration::from_secs(3600);
 /// Clocks may differ by so many seconds.
 const LEEWAY: u64 = 30;
 const LARGEST: u64 = 1 << 20;
@@ -46,6 +50,8 @@ pub struct Verifier {
     from: From,
     algorithm: Algorithm,
     keys: Mutex<Known>,
+    /// Held by who asks the provider.
+    asking: Mutex<()>,
 }
 
 enum From {
@@ -53,7 +59,7 @@ enum From {
     Discovery(Agent, String),
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Known {
     keys: Option<Arc<JwkSet>>,
     /// When they were asked for last, and when they were had.
@@ -92,7 +98,13 @@ impl Verifier {
             TokenAlgorithm::ES256 => Algorithm::ES256,
             TokenAlgorithm::EdDSA => Algorithm::EdDSA,
         };
-        let verifier = Verifier { told: told.clone(), from, algorithm, keys: Mutex::default() };
+        let verifier = Verifier {
+            told: told.clone(),
+            from,
+            algorithm,
+            keys: Mutex::default(),
+            asking: Mutex::default(),
+        };
         if let From::File(_) = verifier.from {
             verifier.read().map_err(|problem| TokenError::Setting(format!("keys: {problem}")))?;
         }
@@ -141,31 +153,39 @@ impl Verifier {
                 _ => None,
             }
         };
-        // One asks; the others wait for what it gets.
-        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = known.had.is_none_or(|had| had.elapsed() > OLD);
-        let found = known.keys.as_deref().and_then(find);
-        if let (Some(key), false) = (&found, old) {
-            return Ok(key.clone());
-        }
-        if known.asked.is_none_or(|asked| asked.elapsed() > AGAIN) {
-            known.asked = Some(Instant::now());
+        let known = || self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let age = |known: &Known| known.had.map(|had| had.elapsed());
+        let mut now = known();
+        let found = now.keys.as_deref().and_then(find);
+        let asking = match (found, age(&now)) {
+            (Some(key), Some(age)) if age < OLD => return Ok(key),
+            // One asks, and the others go on with what there is.
+            (Some(key), Some(age)) if age < TOO_OLD => match self.asking.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(key),
+                Err(TryLockError::Poisoned(lock)) => lock.into_inner(),
+                Ok(lock) => lock,
+            },
+            // There is nothing to go on with.
+            _ => self.asking.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        now = known();
+        let pause = if now.keys.is_none() { SOON } else { AGAIN };
+        if now.asked.is_none_or(|asked| asked.elapsed() > pause) {
+            now.asked = Some(Instant::now());
             match self.read() {
                 Ok(keys) => {
-                    known.keys = Some(Arc::new(keys));
-                    known.had = Some(Instant::now());
+                    now.keys = Some(Arc::new(keys));
+                    now.had = Some(Instant::now());
                 }
                 Err(problem) => {
                     tracing::warn!("the keys of the OpenID provider cannot be had: {problem}");
-                    if known.keys.is_none() {
-                        known.asked = None;
-                        return Err(TokenError::Away(problem));
-                    }
                 }
             }
+            *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = now.clone();
         }
-        match known.keys.as_deref() {
-            None => Err(TokenError::Away("they were asked for a moment ago".into())),
+        drop(asking);
+        match now.keys.as_deref().filter(|_| age(&now).is_some_and(|age| age < TOO_OLD)) {
+            None => Err(TokenError::Away("see the log".into())),
             Some(keys) => {
                 find(keys).ok_or_else(|| TokenError::Refused("its key is unknown".into()))
             }

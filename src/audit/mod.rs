@@ -211,6 +211,8 @@ pub enum ErasureKind {
     Held,
     /// No longer.
     Released,
+    /// No role of theirs allows it.
+    Denied,
     /// A request that is none.
     Malformed,
     /// All is done.

@@ -13,7 +13,7 @@ use super::{Exit, OrUsage};
 use crate::access::Actor;
 use crate::config::Config;
 use crate::erasure::{
-    Act, Clerk, EraseError, Outcome, Registry, Step, Wish, Wisher, bound_ms, fixed,
+    self, Act, Clerk, EraseError, Outcome, Registry, Step, Wish, Wisher, bound_ms, fixed,
 };
 use crate::kafka::ClientSettings;
 use crate::plans::Plans;
@@ -75,6 +75,9 @@ struct Whom {
     json: bool,
 }
 
+/// How long is waited for another who is at it.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
 struct Place {
     config: Config,
     settings: ClientSettings,
@@ -98,6 +101,8 @@ impl Whom {
         let name = format!("cli-{}", actor.name);
         let registry = Registry::new(fixed(&plans), &settings, &config, &name);
         if !registry.allows(&actor.roles) {
+            let by = Wisher { name: actor.name.clone(), by: actor.by.name() };
+            registry.denied(&by).map_err(exit)?;
             let why = "no role of theirs has `erase: true` in the file of roles";
             return Err(Exit::Failed(anyhow!(
                 "{} may not have anybody forgotten: {why}",
@@ -119,7 +124,7 @@ impl Whom {
         }
     }
 
-    fn ask(&self, act: Act, reason: &str) -> Result<(Place, Outcome), Exit> {
+    fn ask(&self, act: Act, reason: &str) -> Result<(Place, erasure::Whom, Outcome), Exit> {
         let place = self.open()?;
         let wish = Wish {
             subject: self.subject()?,
@@ -127,8 +132,9 @@ impl Whom {
             reason: reason.to_owned(),
         };
         let by = Wisher { name: place.actor.name.clone(), by: place.actor.by.name() };
+        let whom = place.registry.whom(&wish.subject, wish.population.as_deref()).map_err(exit)?;
         let outcome = place.registry.ask(act, &wish, &by).map_err(exit)?;
-        Ok((place, outcome))
+        Ok((place, whom, outcome))
     }
 
     fn say(&self, state: &str, receipt: &str, more: &str) -> Result<(), Exit> {
@@ -143,7 +149,7 @@ impl Whom {
 
 impl Hold {
     pub fn run(self) -> Result<(), Exit> {
-        let (_, outcome) = self.whom.ask(Act::Hold, &self.reason)?;
+        let (_, _, outcome) = self.whom.ask(Act::Hold, &self.reason)?;
         match outcome {
             Outcome::Changed { receipt, change: true } => self.whom.say("held", &receipt, ""),
             Outcome::TooLate { .. } => {
@@ -156,7 +162,7 @@ impl Hold {
 
 impl Release {
     pub fn run(self) -> Result<(), Exit> {
-        let (_, outcome) = self.whom.ask(Act::Release, &self.reason)?;
+        let (_, _, outcome) = self.whom.ask(Act::Release, &self.reason)?;
         match outcome {
             Outcome::Changed { receipt, change: false } => {
                 self.whom.say("released", &receipt, ": nothing was held")
@@ -179,7 +185,7 @@ impl Erase {
             let place = self.whom.open()?;
             return self.wait(&place, None);
         }
-        let (place, outcome) =
+        let (place, whom, outcome) =
             self.whom.ask(Act::Erase, self.reason.as_deref().unwrap_or_default())?;
         match outcome {
             Outcome::Held { receipt } => {
@@ -196,17 +202,17 @@ impl Erase {
                 if self.no_wait {
                     return self.whom.say("erasing", &receipt, &destroyed);
                 }
-                self.wait(&place, Some(&receipt))
+                self.wait(&place, Some(&whom))
             }
             other => match self.no_wait {
                 true => self.whom.say("erasing", other.receipt(), ""),
-                false => self.wait(&place, Some(other.receipt())),
+                false => self.wait(&place, Some(&whom)),
             },
         }
     }
 
-    /// Works on the list until nothing is left, or the workers have done it.
-    fn wait(&self, place: &Place, receipt: Option<&str>) -> Result<(), Exit> {
+    /// Works on the list until this one is done, by whomever, or nothing is left.
+    fn wait(&self, place: &Place, whom: Option<&erasure::Whom>) -> Result<(), Exit> {
         let clerk = Clerk {
             config: &place.config,
             settings: &place.settings,
@@ -222,28 +228,37 @@ impl Erase {
         bar.enable_steady_tick(Duration::from_millis(200));
         let told = |step: &Step| {
             bar.set_message(match step {
-                Step::Search(view) => format!("looking through {view}"),
+                Step::Search(view, 0) => format!("looking through {view}"),
+                Step::Search(view, records) => format!("looking through {view}: {records} records"),
+                Step::Bury(view, count) => format!("deleting {count} records of {view}"),
                 Step::Verify => "trying whether anything opens".into(),
-                Step::Publish(count) => format!("deleting {count} records"),
-                Step::Close => "closing".into(),
+                Step::Publish | Step::Close => "closing".into(),
             });
             true
         };
         let (mut done, mut tombstones) = (0, 0);
-        let limit = Duration::from_millis(bound_ms(&place.config).unsigned_abs())
-            + Duration::from_secs(3600);
-        let until = Instant::now() + limit;
+        let bound = Duration::from_millis(bound_ms(&place.config).unsigned_abs());
+        let until = Instant::now() + bound + PATIENCE;
         loop {
             let worked = clerk.work(&told).map_err(exit)?;
             done += worked.done;
             tombstones += worked.tombstones;
-            let left = store.unfinished().map_err(|error| exit(error.into()))?;
-            if left == 0 {
+            let left = match whom {
+                Some(whom) => store.state(whom.subject).map(|state| state == Some("erasing")),
+                None => store.unfinished().map(|left| left > 0),
+            };
+            if !left.map_err(|error| exit(error.into()))? {
                 break;
+            }
+            if worked.failed > 0 {
+                return Err(Exit::Failed(anyhow!(
+                    "the keys are destroyed, but {} erasures are not done; the workers try again",
+                    worked.failed
+                )));
             }
             if Instant::now() > until {
                 return Err(Exit::Failed(anyhow!(
-                    "{left} erasures are not done: another is at them"
+                    "the keys are destroyed, and another is at the rest for long: see `--status` later"
                 )));
             }
             let wait_ms = worked.wait_ms.unwrap_or(1000).clamp(100, 1000);
@@ -256,28 +271,21 @@ impl Erase {
             std::thread::sleep(Duration::from_millis(wait_ms.unsigned_abs()));
         }
         bar.finish_and_clear();
-        match receipt {
-            Some(receipt) => self.whom.say(
-                "erased",
-                receipt,
-                &format!(": {tombstones} records deleted from compacted views"),
-            ),
-            None => {
-                let mut out = std::io::stdout().lock();
-                match self.whom.json {
-                    true => writeln!(
-                        out,
-                        "{}",
-                        serde_json::json!({ "done": done, "tombstones": tombstones })
-                    )?,
-                    false => writeln!(
-                        out,
-                        "{done} erasures done, {tombstones} records deleted from compacted views"
-                    )?,
-                }
-                Ok(())
-            }
+        if let Some(whom) = whom {
+            return self.whom.say("erased", &whom.receipt, "");
         }
+        let mut out = std::io::stdout().lock();
+        match self.whom.json {
+            true => {
+                let said = serde_json::json!({ "done": done, "tombstones": tombstones });
+                writeln!(out, "{said}")?;
+            }
+            false => writeln!(
+                out,
+                "{done} erasures done, {tombstones} records deleted from compacted views"
+            )?,
+        }
+        Ok(())
     }
 }
 

@@ -111,6 +111,7 @@ impl Desk {
                 let from = Coordinates { topic, partition: partition as i32, offset };
                 held.insert(from.clone(), Held { from, record });
             }
+            true
         })?;
         Ok(held.into_values().collect())
     }

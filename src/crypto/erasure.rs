@@ -27,6 +27,8 @@ pub struct Pending {
     /// When the keys were destroyed, by the database's clock, and how long ago that is.
     pub destroyed_ms: i64,
     pub age_ms: i64,
+    /// When whoever took it on is waited for no longer.
+    pub leased_until_ms: i64,
     /// The names of the keys.
     pub ids: Vec<KeyId>,
 }
@@ -48,11 +50,14 @@ pub trait Erasures: Send + Sync {
     /// `active`, `held`, `erasing` or `erased`; none for somebody who is not known.
     fn state(&self, subject: SubjectId) -> Result<Option<&'static str>, KeyError>;
 
-    /// Takes on erasures that are not done and that nobody else is at, for so long.
-    fn lease(&self, for_ms: i64, most: i64) -> Result<Vec<Pending>, KeyError>;
+    /// Takes on erasures of a population that are not done and that nobody else is at, for so long.
+    fn lease(&self, population: &str, for_ms: i64, most: i64) -> Result<Vec<Pending>, KeyError>;
+
+    /// How many versions of a subject's destroyed keys are there all the same.
+    fn leftover(&self, subject: SubjectId) -> Result<u64, KeyError>;
 
     /// Gives some back that could not be done yet: somebody else may try at once.
-    fn give_back(&self, numbers: Vec<i64>) -> Result<(), KeyError>;
+    fn give_back(&self, pending: &[Pending]) -> Result<(), KeyError>;
 
     /// All is done of these.
     fn done(&self, numbers: Vec<i64>) -> Result<(), KeyError>;

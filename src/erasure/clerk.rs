@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::search::Search;
+use super::search::{Index, Search};
 use super::{DOMAIN, EraseError, bound_ms, store};
 use crate::audit::{Auditor, Buried, Erasure, ErasureKind};
 use crate::config::Config;
 use crate::crypto::ciphertext;
 use crate::crypto::erasure::Pending;
-use crate::crypto::{KeyError, KeySource};
-use crate::kafka::{Admin, ClientSettings, Grave, Positions, Reader, Sink};
+use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose};
+use crate::kafka::{Admin, ClientSettings, Positions, Reader, Sink};
 use crate::plans::Plans;
 use crate::policy::Plan;
 
@@ -24,28 +24,34 @@ const MOST: i64 = 1000;
 /// Tombstones of one transaction.
 const GRAVES: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After so many records it is asked whether to go on.
+const GLANCE: u64 = 1000;
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// A view is looked through.
-    Search(String),
+    /// A view is looked through; so many records were.
+    Search(String, u64),
+    /// So many records of it are deleted.
+    Bury(String, usize),
     /// Samples are tried.
     Verify,
-    /// Tombstones and audit events are published, in one transaction.
-    Publish(usize),
-    /// They are; the key store is told so.
+    /// The audit events are published.
+    Publish,
+    /// The key store is told so.
     Close,
 }
 
-/// Hears of each step before it begins; false ends the work there, as a crash would.
+/// Hears of each step before it begins, and of a search while it goes on; false ends the work there, as a crash would.
 pub type Progress<'p> = &'p dyn Fn(&Step) -> bool;
 
 /// What a look at the list came to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Worked {
     pub done: usize,
-    pub tombstones: usize,
+    /// Those that could not be done; why is in the log.
+    pub failed: usize,
+    pub tombstones: u64,
     /// Milliseconds until the next may be done, where there is one.
     pub wait_ms: Option<i64>,
 }
@@ -57,90 +63,172 @@ pub struct Clerk<'c> {
     pub plans: Arc<Plans>,
 }
 
+/// An erasure at work.
+struct Case {
+    pending: Pending,
+    person: String,
+    buried: Vec<Buried>,
+}
+
 impl Clerk<'_> {
-    /// Does all erasures whose time has come.
+    /// Does all erasures whose time has come, of the populations that the policies know. Those of one that cannot be done
+    /// hold up no other.
     pub fn work(&self, progress: Progress<'_>) -> Result<Worked, EraseError> {
-        let keys = self.plans.keys.as_ref();
-        let store = store(keys)?;
+        let store = store(self.plans.keys.as_ref())?;
         let bound = bound_ms(self.config);
-        let (ripe, waiting): (Vec<_>, Vec<_>) =
-            store.lease(LEASE_MS, MOST)?.into_iter().partition(|one| one.age_ms >= bound);
-        let wait_ms = waiting.iter().map(|one| bound.saturating_sub(one.age_ms)).min();
-        let back: Vec<i64> = waiting.iter().map(|one| one.number).collect();
-        if !back.is_empty() {
-            store.give_back(back)?;
+        let known = self.plans.all().filter(|plan| plan.policy.subject.is_some());
+        let mut populations: Vec<&str> =
+            known.map(|plan| plan.policy.population.as_str()).collect();
+        populations.sort_unstable();
+        populations.dedup();
+        let mut all = Worked::default();
+        for population in populations {
+            let (ripe, waiting): (Vec<_>, Vec<_>) = store
+                .lease(population, LEASE_MS, MOST)?
+                .into_iter()
+                .partition(|one| one.age_ms >= bound);
+            let wait = waiting.iter().map(|one| bound.saturating_sub(one.age_ms)).min();
+            all.wait_ms = [all.wait_ms, wait].into_iter().flatten().min();
+            if !waiting.is_empty() {
+                store.give_back(&waiting)?;
+            }
+            if ripe.is_empty() {
+                continue;
+            }
+            let count = ripe.len();
+            match self.finish(population, ripe.clone(), progress) {
+                Ok((done, tombstones)) => {
+                    all.done += done;
+                    all.failed += count - done;
+                    all.tombstones += tombstones;
+                }
+                Err(EraseError::Stopped) => return Err(EraseError::Stopped),
+                Err(error) => {
+                    tracing::error!(population, "erasures could not be finished: {error}");
+                    all.failed += count;
+                    // Somebody may try at once; who cannot say so is waited for until the lease ends.
+                    let _ = store.give_back(&ripe);
+                }
+            }
         }
-        if ripe.is_empty() {
-            return Ok(Worked { wait_ms, ..Worked::default() });
-        }
-        let done = self.finish(keys, &ripe, progress);
-        if let Err(error) = &done
-            && !matches!(error, EraseError::Stopped)
-        {
-            // Somebody may try at once; who cannot say so is waited for until the lease ends.
-            let _ = store.give_back(ripe.iter().map(|one| one.number).collect());
-        }
-        Ok(Worked { done: ripe.len(), tombstones: done?, wait_ms })
+        Ok(all)
     }
 
+    /// How many were done, and tombstones.
     fn finish(
         &self,
-        keys: &dyn KeySource,
-        pending: &[Pending],
+        population: &str,
+        ripe: Vec<Pending>,
         progress: Progress<'_>,
-    ) -> Result<usize, EraseError> {
+    ) -> Result<(usize, u64), EraseError> {
+        let keys = self.plans.keys.as_ref();
         let reached = |step: Step| match progress(&step) {
             true => Ok(()),
             false => Err(EraseError::Stopped),
         };
-        let persons: Vec<String> =
-            pending.iter().map(|one| person(keys, one)).collect::<Result<_, _>>()?;
+        let mut cases = Vec::new();
+        for pending in ripe {
+            match person(keys, &pending) {
+                Ok(person) => cases.push(Case { pending, person, buried: Vec::new() }),
+                Err(EraseError::Key(error)) if error.is_passing() => return Err(error.into()),
+                // Its lease ends some time: it is tried again, and told again.
+                Err(error) => tracing::error!("an erasure cannot be finished: {error}"),
+            }
+        }
+        // There is one clerk at a time: the next of the same name ends what the one before left open.
+        let id = format!("{}-erasure", self.config.kafka.group);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut sink = Sink::open(self.settings, Some(&id), PATIENCE, stop)?;
         let compacted = self.compacted()?;
-        let mut found: Vec<(Grave, usize)> = Vec::new();
-        let mut samples = Vec::new();
-        let mut buried: Vec<Vec<Buried>> = pending.iter().map(|_| Vec::new()).collect();
+        let (mut samples, mut tombstones) = (Vec::new(), 0);
         for plan in self.plans.all() {
-            let of_plan: Vec<_> = (pending.iter().zip(&persons).enumerate())
-                .filter(|(_, (one, _))| one.population == plan.policy.population)
-                .map(|(index, (one, person))| (index, person.as_str(), one))
-                .collect();
-            if of_plan.is_empty() || plan.policy.subject.is_none() {
+            if plan.policy.population != population || plan.policy.subject.is_none() {
                 continue;
             }
+            let before = earlier(plan, keys)?;
             for (at, view) in plan.views.iter().enumerate() {
                 if !compacted.contains(&view.topic) {
                     continue;
                 }
                 let name = format!("{}/{}", plan.policy.name, view.name);
-                reached(Step::Search(name.clone()))?;
-                let mut search = Search::new(plan, at, &of_plan);
-                self.read(plan, &view.topic, &mut search)?;
+                reached(Step::Search(name.clone(), 0))?;
+                let persons: Vec<_> = (cases.iter().enumerate())
+                    .map(|(index, case)| (index, case.person.as_str(), &case.pending))
+                    .collect();
+                let mut search = Search::new(plan, &before, at, &persons);
+                self.look_through(&name, &view.topic, &mut search, progress)?;
                 samples.append(&mut search.samples);
-                let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
-                for (grave, index) in search.found() {
-                    *counts.entry(index).or_default() += 1;
-                    found.push((grave, index));
+                let found = search.found();
+                reached(Step::Bury(name.clone(), found.len()))?;
+                let graves: Vec<_> = found.keys().collect();
+                for part in graves.chunks(GRAVES) {
+                    sink.begin()?;
+                    for grave in part {
+                        sink.bury(grave)?;
+                    }
+                    sink.commit(&Positions::default(), None)?;
                 }
+                tombstones += found.len() as u64;
+                let mut counts: BTreeMap<Index, u64> = BTreeMap::new();
+                found.values().for_each(|index| *counts.entry(*index).or_default() += 1);
                 for (index, records) in counts {
-                    if let Some(list) = buried.get_mut(index) {
-                        list.push(Buried { view: name.clone(), records });
+                    if let Some(case) = cases.get_mut(index) {
+                        case.buried.push(Buried { view: name.clone(), records });
                     }
                 }
             }
         }
         reached(Step::Verify)?;
-        let tried = tried(keys, pending, &samples)?;
-        reached(Step::Publish(found.len()))?;
-        self.publish(pending, &found, buried, &tried)?;
+        let tried = tried(keys, &cases, &samples)?;
+        reached(Step::Publish)?;
+        let mut auditor = Auditor::new(format!("erasure-{:012x}", rand::random::<u64>() >> 16));
+        let mut done = Vec::new();
+        sink.begin()?;
+        for (case, tried) in cases.into_iter().zip(tried) {
+            let Some(tried) = tried else {
+                let receipt = &case.pending.receipt;
+                tracing::error!(receipt, "{}", EraseError::Opens(receipt.clone()));
+                continue;
+            };
+            let event = Erasure {
+                what: ErasureKind::Done,
+                receipt: case.pending.receipt,
+                population: population.to_owned(),
+                keys: Some(case.pending.keys),
+                tombstones: case.buried,
+                tried: Some(tried),
+                ..Erasure::default()
+            };
+            sink.audit(&self.config.audit.topic, &auditor.erased(&event))?;
+            done.push(case.pending.number);
+        }
+        sink.commit(&Positions::default(), None)?;
         reached(Step::Close)?;
-        store(keys)?.done(pending.iter().map(|one| one.number).collect())?;
-        Ok(found.len())
+        let count = done.len();
+        store(keys)?.done(done)?;
+        Ok((count, tombstones))
     }
 
-    fn read(&self, plan: &Plan, topic: &str, search: &mut Search<'_>) -> Result<(), EraseError> {
-        tracing::debug!(policy = plan.policy.name, topic, "looking for those who are forgotten");
+    /// Reads a view to its end, and then what came meanwhile: a tombstone must not meet what is somebody else's by now.
+    fn look_through(
+        &self,
+        name: &str,
+        topic: &str,
+        search: &mut Search<'_>,
+        progress: Progress<'_>,
+    ) -> Result<(), EraseError> {
+        let mut count = 0;
+        let mut each = |record| {
+            search.look(topic, &record);
+            count += 1;
+            count % GLANCE != 0 || progress(&Step::Search(name.to_owned(), count))
+        };
         let mut reader = Reader::open(self.settings, topic)?;
-        Ok(reader.to_end(|record| search.look(topic, &record))?)
+        let ended = reader.to_end(&mut each)? && reader.behind(self.settings)?.to_end(&mut each)?;
+        match ended {
+            true => Ok(()),
+            false => Err(EraseError::Stopped),
+        }
     }
 
     /// Topics of views that keep the last record of a key. What other topics hold goes with their retention.
@@ -163,78 +251,86 @@ impl Clerk<'_> {
             settings.iter().filter(|(_, of)| of.compacted).map(|(name, _)| name.clone());
         Ok(compacted.chain(unseen).collect())
     }
-
-    /// One transaction: tombstones, and what the audit trail says of them. There is one clerk at a time: the next of
-    /// the same name ends what the one before left open.
-    fn publish(
-        &self,
-        pending: &[Pending],
-        found: &[(Grave, usize)],
-        mut buried: Vec<Vec<Buried>>,
-        tried: &HashMap<usize, u64>,
-    ) -> Result<(), EraseError> {
-        let id = format!("{}-erasure", self.config.kafka.group);
-        let mut sink =
-            Sink::open(self.settings, Some(&id), PATIENCE, Arc::new(AtomicBool::new(false)))?;
-        let name = format!("erasure-{:012x}", rand::random::<u64>() >> 16);
-        let mut auditor = Auditor::new(name);
-        for part in found.chunks(GRAVES) {
-            sink.begin()?;
-            for (grave, _) in part {
-                sink.bury(grave)?;
-            }
-            sink.commit(&Positions::default(), None)?;
-        }
-        sink.begin()?;
-        for (index, one) in pending.iter().enumerate() {
-            let event = Erasure {
-                what: ErasureKind::Done,
-                receipt: one.receipt.clone(),
-                population: one.population.clone(),
-                keys: Some(one.keys),
-                tombstones: buried.get_mut(index).map(std::mem::take).unwrap_or_default(),
-                tried: Some(tried.get(&index).copied().unwrap_or(0)),
-                ..Erasure::default()
-            };
-            sink.audit(&self.config.audit.topic, &auditor.erased(&event))?;
-        }
-        Ok(sink.commit(&Positions::default(), None)?)
-    }
 }
 
 /// Who it is.
 fn person(keys: &dyn KeySource, one: &Pending) -> Result<String, EraseError> {
-    let lost =
-        || EraseError::Other(format!("receipt {}: who it is does not open any more", one.receipt));
+    let lost = || {
+        let receipt = &one.receipt;
+        EraseError::Other(format!("receipt {receipt}: who it is does not open any more"))
+    };
     let label = ciphertext::label(&one.person).map_err(|_| lost())?;
-    let key = keys.find(label.key, label.version)?;
+    let key = keys.find(label.key, label.version).map_err(|error| match error.is_passing() {
+        true => EraseError::Key(error),
+        false => lost(),
+    })?;
     let opened = ciphertext::open(&key, DOMAIN, &one.receipt, &one.person).map_err(|_| lost())?;
     String::from_utf8(opened.expose().clone()).map_err(|_| lost())
 }
 
-/// How many ciphertexts and keys of each were tried, none of which has a key any more.
+/// For each, how many ciphertexts and keys were tried; none where one has a key all the same.
 fn tried(
     keys: &dyn KeySource,
-    pending: &[Pending],
-    samples: &[(usize, Vec<u8>)],
-) -> Result<HashMap<usize, u64>, EraseError> {
-    let mut tried: HashMap<usize, u64> = HashMap::new();
-    let sealed = samples.iter().filter_map(|(index, sealed)| {
-        let label = ciphertext::label(sealed).ok()?;
-        Some((*index, label.key, label.version))
-    });
-    let named = pending.iter().enumerate();
-    let named = named.flat_map(|(index, one)| one.ids.iter().map(move |id| (index, *id, 1)));
-    let all: HashSet<_> = sealed.chain(named).collect();
-    for (index, key, version) in all {
-        match keys.find(key, version) {
-            Err(KeyError::Erased(_)) => *tried.entry(index).or_default() += 1,
-            Err(error) if error.is_passing() => return Err(error.into()),
-            Ok(_) | Err(_) => {
-                let receipt = pending.get(index).map(|one| one.receipt.clone());
-                return Err(EraseError::Opens(receipt.unwrap_or_default()));
-            }
+    cases: &[Case],
+    samples: &[(Index, Vec<u8>)],
+) -> Result<Vec<Option<u64>>, EraseError> {
+    let mut named: HashMap<Index, HashSet<(KeyId, u32)>> = HashMap::new();
+    for (index, sealed) in samples {
+        if let Ok(label) = ciphertext::label(sealed) {
+            named.entry(*index).or_default().insert((label.key, label.version));
         }
     }
-    Ok(tried)
+    let mut all = Vec::new();
+    for (index, case) in cases.iter().enumerate() {
+        let mut tried = store(keys)?.leftover(case.pending.subject)?.eq(&0).then_some(0);
+        let of_samples = named.remove(&index).unwrap_or_default().into_iter();
+        for (id, version) in of_samples.chain(case.pending.ids.iter().map(|id| (*id, 1))) {
+            match keys.find(id, version) {
+                Err(KeyError::Erased(_)) => tried = tried.map(|tried| tried + 1),
+                Err(error) if error.is_passing() => return Err(error.into()),
+                Ok(_) | Err(_) => tried = None,
+            }
+        }
+        all.push(tried);
+    }
+    Ok(all)
+}
+
+/// The same plan under each earlier version of the keys that pseudonyms are made with, as far as it is still there.
+fn earlier(plan: &Plan, keys: &dyn KeySource) -> Result<Vec<Plan>, EraseError> {
+    let mut plans = Vec::new();
+    for purpose in [Purpose::Token, Purpose::Deterministic] {
+        let primary = keys.primary(purpose)?;
+        for version in 1..primary.version {
+            let Ok(key) = keys.find(primary.id, version) else { continue };
+            let at = Earlier { keys, purpose, key };
+            let compiled = Plan::compile(Arc::clone(&plan.policy), &at);
+            plans.push(compiled.map_err(|error| EraseError::Other(error.to_string()))?);
+        }
+    }
+    Ok(plans)
+}
+
+/// Keys as they were when another was primary for one purpose.
+struct Earlier<'k> {
+    keys: &'k dyn KeySource,
+    purpose: Purpose,
+    key: DataKey,
+}
+
+impl KeySource for Earlier<'_> {
+    fn primary(&self, purpose: Purpose) -> Result<DataKey, KeyError> {
+        match purpose == self.purpose {
+            true => Ok(self.key.clone()),
+            false => self.keys.primary(purpose),
+        }
+    }
+
+    fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError> {
+        self.keys.find(id, version)
+    }
+
+    fn has_subjects(&self) -> bool {
+        self.keys.has_subjects()
+    }
 }

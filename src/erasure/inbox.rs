@@ -1,9 +1,9 @@
-//! Requests by topic, and the list of what is to be done: a thread of the worker.
+//! Requests by topic, and the list of what is to be done: threads of the worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Act, Clerk, EraseError, Outcome, Registry, Wish, Wisher};
+use super::{Act, Clerk, EraseError, Outcome, Registry, Wish, Wisher, Worked};
 use crate::config::Config;
 use crate::kafka::{ClientSettings, Inbox, KafkaProblem, OwnedRecord};
 use crate::plans::Plans;
@@ -14,35 +14,37 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long a request is waited for before it is looked whether the worker stops.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// What the thread stands on.
+/// What the threads stand on.
 pub struct Duty {
     pub config: Config,
     pub settings: ClientSettings,
     pub metrics: Arc<Metrics>,
     pub registry: Arc<Registry>,
-    pub plans: Box<dyn Fn() -> Arc<Plans> + Send>,
-    pub stopping: Box<dyn Fn() -> bool + Send>,
+    pub plans: Box<dyn Fn() -> Arc<Plans> + Send + Sync>,
+    pub stopping: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Duty {
-    /// Until the worker stops.
-    pub fn run(&self) {
-        let mut inbox: Option<Inbox> = None;
+    /// Works on the list until the worker stops.
+    pub fn finish(&self) {
         let mut next = Instant::now();
         while !(self.stopping)() {
-            if let Some(erasure) = &self.config.erasure
-                && let Err(error) = self.request(&mut inbox, &erasure.topic)
-            {
-                tracing::error!("requests of erasure are not read: {error}");
-                inbox = None;
-                std::thread::sleep(WAIT);
-            }
-            if self.config.erasure.is_none() {
-                std::thread::sleep(WAIT);
-            }
             if Instant::now() >= next {
                 self.look();
                 next = Instant::now() + LOOK;
+            }
+            std::thread::sleep(WAIT);
+        }
+    }
+
+    /// Takes requests in until the worker stops.
+    pub fn read(&self, topic: &str) {
+        let mut inbox: Option<Inbox> = None;
+        while !(self.stopping)() {
+            if let Err(error) = self.request(&mut inbox, topic) {
+                tracing::error!("requests of erasure are not read: {error}");
+                inbox = None;
+                std::thread::sleep(WAIT);
             }
         }
     }
@@ -112,17 +114,21 @@ impl Duty {
         let clerk =
             Clerk { config: &self.config, settings: &self.settings, plans: Arc::clone(&plans) };
         match clerk.work(&|_| !(self.stopping)()) {
-            Ok(worked) if worked.done > 0 => {
-                let super::Worked { done, tombstones, .. } = worked;
-                tracing::info!(done, tombstones, "erasures are done");
-                self.metrics.erasures.with_label_values(&["done"]).inc_by(done as u64);
+            Ok(Worked { done, failed, tombstones, .. }) => {
+                if done > 0 {
+                    tracing::info!(done, tombstones, "erasures are done");
+                }
+                for (outcome, count) in [("done", done), ("failed", failed)] {
+                    let metric = self.metrics.erasures.with_label_values(&[outcome]);
+                    metric.inc_by(count as u64);
+                }
                 if let Ok(left) = store.unfinished() {
                     self.metrics.erasures_unfinished.set(left as i64);
                 }
             }
-            Ok(_) | Err(EraseError::Stopped) => {}
+            Err(EraseError::Stopped) => {}
             Err(error) => {
-                tracing::error!("an erasure could not be finished, and is tried again: {error}");
+                tracing::error!("erasures could not be finished, and are tried again: {error}");
                 self.counted("failed");
             }
         }

@@ -53,7 +53,9 @@ fn text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     }
     Ok(match Either::deserialize(from)? {
         Either::Text(text) => text,
-        Either::Number(number) => number.to_string(),
+        // A larger one has lost digits by now.
+        Either::Number(number) if number.is_u64() || number.is_i64() => number.to_string(),
+        Either::Number(_) => return Err(serde::de::Error::custom("write it as a text")),
     })
 }
 
@@ -196,7 +198,10 @@ impl Registry {
             })?;
             return Ok(match store.hold(subject, act == Act::Hold)? {
                 Some(change) => Outcome::Changed { receipt, change },
-                None => Outcome::TooLate { receipt },
+                None => {
+                    write(ErasureKind::Refused)?;
+                    Outcome::TooLate { receipt }
+                }
             });
         }
         write(ErasureKind::Requested)?;
@@ -213,6 +218,17 @@ impl Registry {
                 Outcome::Held { receipt }
             }
         })
+    }
+
+    /// Somebody wished what no role of theirs allows.
+    pub fn denied(&self, by: &Wisher) -> Result<(), EraseError> {
+        let event = Erasure {
+            what: ErasureKind::Denied,
+            actor: Some(by.name.clone()),
+            by: Some(by.by),
+            ..Erasure::default()
+        };
+        self.trail.write(|auditor| auditor.erased(&event)).map_err(EraseError::Audit)
     }
 
     /// A request that is none, by where it stands.

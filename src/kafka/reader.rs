@@ -1,6 +1,6 @@
 //! Reading a topic from end to end outside a group, and writing raw records: for `quarantine` and the demo.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -81,13 +81,29 @@ impl Grave {
 /// Reads committed records of one topic.
 pub struct Reader {
     consumer: BaseConsumer<Logging>,
-    partitions: HashSet<i32>,
-    ended: HashSet<i32>,
+    topic: String,
+    /// Where each partition ended when this was opened.
+    ends: HashMap<i32, i64>,
+    /// The next offset of each.
+    reached: HashMap<i32, i64>,
 }
 
 impl Reader {
     /// From the beginning of every partition.
     pub fn open(settings: &ClientSettings, topic: &str) -> Result<Reader, KafkaProblem> {
+        Reader::open_at(settings, topic, &HashMap::new())
+    }
+
+    /// Another one, from where this one is.
+    pub fn behind(&self, settings: &ClientSettings) -> Result<Reader, KafkaProblem> {
+        Reader::open_at(settings, &self.topic, &self.reached)
+    }
+
+    fn open_at(
+        settings: &ClientSettings,
+        topic: &str,
+        from: &HashMap<i32, i64>,
+    ) -> Result<Reader, KafkaProblem> {
         let mut config = settings.common();
         config
             .set("group.id", "veilstream-reader")
@@ -102,13 +118,17 @@ impl Reader {
             let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
             return Err(KafkaError::MetadataFetch(unknown).into());
         }
-        let partitions: HashSet<i32> = found.iter().map(|partition| partition.id()).collect();
         let mut list = TopicPartitionList::new();
-        for partition in &partitions {
-            list.add_partition_offset(topic, *partition, Offset::Beginning)?;
+        let (mut ends, mut reached) = (HashMap::new(), HashMap::new());
+        for partition in found.iter().map(|partition| partition.id()) {
+            let (first, end) = consumer.fetch_watermarks(topic, partition, CALL)?;
+            let at = from.get(&partition).copied().unwrap_or(first).max(first);
+            list.add_partition_offset(topic, partition, Offset::Offset(at))?;
+            ends.insert(partition, end);
+            reached.insert(partition, at);
         }
         consumer.assign(&list)?;
-        Ok(Reader { consumer, partitions, ended: HashSet::new() })
+        Ok(Reader { consumer, topic: topic.to_owned(), ends, reached })
     }
 
     /// The next record, waiting at the end of the topic for at most `timeout`.
@@ -118,25 +138,38 @@ impl Reader {
             match self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
                 None => return Ok(None),
                 Some(Ok(message)) => {
-                    self.ended.remove(&message.partition());
+                    self.reached.insert(message.partition(), message.offset() + 1);
                     return Ok(Some(owned(&message)));
                 }
+                // The last offsets may be marks of transactions, or records of one that is open.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.ended.insert(partition);
+                    let end = self.ends.get(&partition).copied().unwrap_or(0);
+                    let reached = self.reached.entry(partition).or_insert(0);
+                    *reached = end.max(*reached);
                 }
                 Some(Err(error)) => return Err(error.into()),
             }
         }
     }
 
-    /// All records up to the end of every partition as it is met.
-    pub fn to_end(&mut self, mut each: impl FnMut(OwnedRecord)) -> Result<(), KafkaProblem> {
-        while self.ended.len() < self.partitions.len() {
-            if let Some(record) = self.next(Duration::from_millis(100))? {
-                each(record);
+    /// All records up to where each partition ended when this was opened: what comes later is not waited for. False
+    /// where `each` wanted no more.
+    pub fn to_end(
+        &mut self,
+        mut each: impl FnMut(OwnedRecord) -> bool,
+    ) -> Result<bool, KafkaProblem> {
+        let left = |reader: &Reader| {
+            let at = |partition| reader.reached.get(partition).copied().unwrap_or(0);
+            reader.ends.iter().any(|(partition, end)| at(partition) < *end)
+        };
+        while left(self) {
+            if let Some(record) = self.next(Duration::from_millis(100))?
+                && !each(record)
+            {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

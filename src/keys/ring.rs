@@ -504,12 +504,17 @@ impl Erasures for Ring {
         self.store.state(subject).map_err(away)
     }
 
-    fn lease(&self, for_ms: i64, most: i64) -> Result<Vec<Pending>, KeyError> {
-        self.store.lease(for_ms, most).map_err(away)
+    fn lease(&self, population: &str, for_ms: i64, most: i64) -> Result<Vec<Pending>, KeyError> {
+        self.store.lease(population.to_owned(), for_ms, most).map_err(away)
     }
 
-    fn give_back(&self, numbers: Vec<i64>) -> Result<(), KeyError> {
-        self.store.give_back(numbers).map_err(away)
+    fn leftover(&self, subject: SubjectId) -> Result<u64, KeyError> {
+        self.store.leftover(subject).map_err(away)
+    }
+
+    fn give_back(&self, pending: &[Pending]) -> Result<(), KeyError> {
+        let leases = pending.iter().map(|one| (one.number, one.leased_until_ms)).collect();
+        self.store.give_back(leases).map_err(away)
     }
 
     fn done(&self, numbers: Vec<i64>) -> Result<(), KeyError> {

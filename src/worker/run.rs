@@ -138,7 +138,7 @@ pub struct Worker {
     remote: Option<Remote>,
     /// What forgets people, until it is at work.
     duty: Option<Duty>,
-    erasure: Option<JoinHandle<()>>,
+    erasure: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -195,7 +195,7 @@ impl Worker {
             address,
             remote,
             duty,
-            erasure: None,
+            erasure: Vec::new(),
         };
         for number in 0..worker.shared.config.lanes() {
             let lane = Lane::new(number, Arc::clone(&worker.shared), settings.clone());
@@ -222,9 +222,16 @@ impl Worker {
         let mut shown = Shown::default();
         let mut loader = Loader::start(&self.shared);
         self.watch_keys(loader.ask.clone());
-        if let Some(duty) = self.duty.take() {
-            let thread = std::thread::Builder::new().name("erasure".into());
-            self.erasure = Some(thread.spawn(move || duty.run()).map_err(RunError::Thread)?);
+        if let Some(duty) = self.duty.take().map(Arc::new) {
+            let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+                let thread = std::thread::Builder::new().name(name.into());
+                thread.spawn(work).map_err(RunError::Thread)
+            };
+            let clerk = Arc::clone(&duty);
+            self.erasure.push(spawn("erasure", Box::new(move || clerk.finish()))?);
+            if let Some(topic) = self.shared.config.erasure.as_ref().map(|of| of.topic.clone()) {
+                self.erasure.push(spawn("requests", Box::new(move || duty.read(&topic)))?);
+            }
         }
         loop {
             tokio::select! {
@@ -240,8 +247,10 @@ impl Worker {
                 _ = tick.tick() => {
                     shown.update(&self.connections, &self.shared.metrics);
                     self.show_outage();
-                    // A lane ends by itself only to halt.
-                    if self.lanes.iter().any(JoinHandle::is_finished) {
+                    // A lane ends by itself only to halt, and what forgets people by a defect.
+                    if self.lanes.iter().any(JoinHandle::is_finished)
+                        || self.erasure.iter().any(JoinHandle::is_finished)
+                    {
                         break;
                     }
                 }
@@ -369,10 +378,12 @@ impl Worker {
                 Err(_) => return Err(RunError::Defect),
             }
         }
-        // What it is at is found again by the next.
-        let thread = self.erasure.take();
-        while thread.as_ref().is_some_and(|one| !one.is_finished()) && Instant::now() < deadline {
+        // What they are at is found again by the next.
+        while self.erasure.iter().any(|one| !one.is_finished()) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for thread in self.erasure.drain(..).filter(JoinHandle::is_finished) {
+            thread.join().map_err(|_| RunError::Defect)?;
         }
         if let Some(traces) = self.shared.traces.clone() {
             // It waits for the collector, a while.

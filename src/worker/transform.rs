@@ -297,9 +297,12 @@ impl<'l> Transform<'l> {
         };
         let erased = subjects.newest().is_some_and(is_erased);
         let mixed = !erased && subjects.iter().any(is_erased);
+        // What is older than who has come back must not delete what is theirs now.
+        let back = subjects.newest().is_some_and(|id| keys.contains_key(id));
+        let silent = erased && back && rewriter.plan().policy.on_erased == OnErased::Rekey;
         account.erased += u64::from(erased);
         let raw = RawRecord {
-            key: record.key(),
+            key: record.key().filter(|_| !silent),
             value: record.value().filter(|_| !erased),
             headers: headers.as_deref().unwrap_or_default(),
             subjects: Images {

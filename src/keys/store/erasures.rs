@@ -127,22 +127,29 @@ impl Store {
         })
     }
 
-    /// Takes on erasures that are not done and that nobody else is at, for so long.
-    pub fn lease(&self, for_ms: i64, most: i64) -> Result<Vec<Pending>, StoreError> {
-        type Row = (i64, Vec<u8>, String, String, Option<Vec<u8>>, i64, i64, i64);
+    /// Takes on erasures of a population that are not done and that nobody else is at, for so long.
+    pub fn lease(
+        &self,
+        population: String,
+        for_ms: i64,
+        most: i64,
+    ) -> Result<Vec<Pending>, StoreError> {
+        type Row = (i64, Vec<u8>, String, Option<Vec<u8>>, i64, i64, i64, i64);
         let now = self.now();
         let sql = format!(
             "UPDATE erasures SET leased_until_ms = {now} + $1 WHERE number IN \
              (SELECT number FROM erasures WHERE done_ms IS NULL AND leased_until_ms <= {now} \
-             ORDER BY number LIMIT $2) \
-             RETURNING number, subject, receipt, population, person, keys, destroyed_ms, \
-             {now} - destroyed_ms"
+             AND population = $3 ORDER BY number LIMIT $2) \
+             RETURNING number, subject, receipt, person, keys, destroyed_ms, {now} - destroyed_ms, \
+             leased_until_ms"
         );
+        let of = population.clone();
         let rows = with!(self, |pool| {
             let mut transaction = pool.begin().await?;
             sqlx::query(CLAIM).execute(&mut *transaction).await?;
             let query = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql));
-            let rows = query.bind(for_ms).bind(most).fetch_all(&mut *transaction).await?;
+            let query = query.bind(for_ms).bind(most).bind(of);
+            let rows = query.fetch_all(&mut *transaction).await?;
             let mut taken = Vec::new();
             for row in rows {
                 let sql = "SELECT id FROM erased_keys WHERE subject = $1";
@@ -154,16 +161,17 @@ impl Store {
         })?;
         let mut pending = Vec::new();
         for (row, ids) in rows {
-            let (number, subject, receipt, population, person, keys, destroyed_ms, age_ms) = row;
+            let (number, subject, receipt, person, keys, destroyed_ms, age_ms, until) = row;
             pending.push(Pending {
                 number,
                 subject: subject_id(&subject)?,
                 receipt,
-                population,
+                population: population.clone(),
                 person: person.unwrap_or_default(),
                 keys: keys as u64,
                 destroyed_ms,
                 age_ms,
+                leased_until_ms: until,
                 ids: ids.iter().map(|(id,)| key_id(id)).collect::<Result<_, _>>()?,
             });
         }
@@ -171,12 +179,26 @@ impl Store {
         Ok(pending)
     }
 
-    /// Gives erasures back that could not be done: somebody else may try at once.
-    pub fn give_back(&self, numbers: Vec<i64>) -> Result<(), StoreError> {
+    /// How many versions of a subject's destroyed keys are there all the same.
+    pub fn leftover(&self, subject: SubjectId) -> Result<u64, StoreError> {
+        let id = subject.0;
         with!(self, |pool| {
-            for number in numbers {
-                let sql = "UPDATE erasures SET leased_until_ms = 0 WHERE number = $1";
-                sqlx::query(sql).bind(number).execute(pool).await?;
+            let sql = "SELECT (SELECT COUNT(*) FROM subject_versions WHERE id IN \
+                       (SELECT id FROM erased_keys WHERE subject = $1)) + (SELECT COUNT(*) FROM subjects \
+                       WHERE sealed IS NOT NULL AND id IN (SELECT id FROM erased_keys WHERE subject = $1))";
+            let query = sqlx::query_as::<_, (i64,)>(sql).bind(id.as_slice());
+            let (count,) = query.fetch_one(pool).await?;
+            Ok(count as u64)
+        })
+    }
+
+    /// Gives erasures back that could not be done, as far as nobody else has them by now: somebody may try at once.
+    pub fn give_back(&self, leases: Vec<(i64, i64)>) -> Result<(), StoreError> {
+        with!(self, |pool| {
+            for (number, until) in leases {
+                let sql = "UPDATE erasures SET leased_until_ms = 0 \
+                           WHERE number = $1 AND leased_until_ms = $2";
+                sqlx::query(sql).bind(number).bind(until).execute(pool).await?;
             }
             Ok(())
         })

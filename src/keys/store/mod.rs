@@ -431,7 +431,7 @@ impl Store {
             }
             let sql = "UPDATE subjects SET version = $1, wrap = $2, sealed = $3, uses = 0 \
                        WHERE subject = $4 AND version = $5 AND sealed IS NOT NULL";
-            sqlx::query(sql)
+            let rotated = sqlx::query(sql)
                 .bind(i64::from(new.version))
                 .bind(i64::from(new.wrap))
                 .bind(new.sealed.as_deref())
@@ -439,6 +439,10 @@ impl Store {
                 .bind(i64::from(old.version))
                 .execute(&mut *transaction)
                 .await?;
+            if rotated.rows_affected() == 0 {
+                // Forgotten in between: nothing of the key is kept.
+                return Ok(());
+            }
             transaction.commit().await?;
             Ok(())
         })
