@@ -13,7 +13,7 @@ mod support;
 use std::sync::Arc;
 
 use serde_json::Value;
-use support::engine::{engine, one_view, parse};
+use support::engine::{Engine, engine, one_view, parse};
 use veilstream::crypto::ciphertext::open_text;
 use veilstream::crypto::ff1::Ff1;
 use veilstream::crypto::{KeySource, Purpose};
@@ -502,4 +502,44 @@ views:
         let opened = open_text(&key, "p/v/email", "email", &sealed).unwrap();
         assert_eq!(opened.expose(), br#""ann@example.com""#);
     }
+}
+
+#[test]
+fn a_pinned_view_keeps_its_pseudonyms_beside_those_of_the_new_key() {
+    const VIEWS: &str = "
+policy: p
+version: 1
+source: { topic: raw, format: json }
+subject: id
+fields: { id: identifier, email: email }
+views:
+  old: { topic: old, domain: d, PIN classes: { identifier: tokenize, email: { encrypt: deterministic } } }
+  new: { topic: new, domain: d, classes: { identifier: tokenize, email: { encrypt: deterministic } } }
+";
+    let policy = |pin: &str| VIEWS.replace("PIN", pin);
+    let event = r#"{"id":7,"email":"a@b"}"#;
+    let record = |keys: &Keyset, pin: &str| {
+        let plan = Plan::compile(Arc::new(parse(&policy(pin))), keys).unwrap();
+        let mut engine = Engine { keys: keys.clone(), rewriter: Rewriter::new(Arc::new(plan)) };
+        let [old, new] = engine.records(Some(br#"{"id":7}"#), Some(event.as_bytes()))[..].to_vec().try_into().unwrap();
+        (old, new)
+    };
+    let mut keys = Keyset::generate();
+    let (first, second) = record(&keys, "");
+    assert_eq!(first, second, "one domain, one key");
+    keys.rotate(Purpose::Token).unwrap();
+    keys.rotate(Purpose::Deterministic).unwrap();
+    let pin = "pin: { token: 1, deterministic: 1, until: 2027-01-31 },";
+    let (old, new) = record(&keys, pin);
+    assert_eq!(old, first, "record key and value");
+    assert_ne!(new[0].0, first[0].0);
+    // One of the two.
+    let half = record(&keys, "pin: { token: 1, until: 2027-01-31 },").0;
+    assert_eq!(half[0].0, first[0].0);
+    assert_ne!(half[0].1, first[0].1);
+    // Another version is told.
+    let missing = parse(&policy("pin: { token: 9, until: 2027-01-31 },"));
+    let error = Plan::compile(Arc::new(missing), &keys).err().unwrap().to_string();
+    assert!(error.contains("version 9"), "{error}");
+    assert!(Plan::compile(Arc::new(parse(&policy(pin)).without_pins()), &Keyset::generate()).is_ok());
 }

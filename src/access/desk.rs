@@ -169,6 +169,7 @@ struct Place<'p> {
     class: &'p str,
     domain: String,
     chosen: &'p Chosen,
+    source: &'p View,
 }
 
 impl Desk {
@@ -373,7 +374,7 @@ impl InForce {
             _ => (&field.class, view.field(field)?),
         };
         let domain = chosen.domain.clone().unwrap_or_else(|| policy.domain(view, class));
-        Some(Place { view: name, path, class, domain, chosen })
+        Some(Place { view: name, path, class, domain, chosen, source: view })
     }
 }
 
@@ -400,7 +401,7 @@ fn open(
     let site = Site { path: &place.path, domain: &place.domain, subject: true };
     let refused = || Answer::without(Outcome::Refused);
     if let Treatment::Keyed(keyed) = &place.chosen.treatment
-        && let Some(undone) = keyed.undo(site, keys, asked.version, &asked.value)
+        && let Some(undone) = keyed.undo(site, &place.source.keys(keys)?, asked.version, &asked.value)
     {
         let answer = match undone {
             Ok(Some(value)) => {

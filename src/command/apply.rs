@@ -53,9 +53,9 @@ impl Apply {
             };
             return Err(Exit::Usage(anyhow!(problem)));
         }
-        let keys = match &self.keys {
-            Some(file) => Keyset::load(file).or_usage()?,
-            None => Keyset::generate(),
+        let (policy, keys) = match &self.keys {
+            Some(file) => (policy, Keyset::load(file).or_usage()?),
+            None => (policy.without_pins(), Keyset::generate()),
         };
         let plan = Arc::new(Plan::compile(Arc::new(policy), &keys).or_usage()?);
         if self.keys.is_none() && !plan.keys.is_empty() {

@@ -13,7 +13,7 @@ use super::{Exit, OrUsage, events};
 use crate::keys::Keyset;
 use crate::policy::roles::{Approval, Role, Roles};
 use crate::policy::{
-    DEAD, Diagnostic, Diagnostics, Format, KeyRule, Plan, Policy, StateId, conflicts,
+    DEAD, Diagnostic, Diagnostics, Format, KeyRule, Pin, Plan, Policy, StateId, conflicts,
 };
 
 /// Validate policies, and show what each audience gets of each field
@@ -67,7 +67,8 @@ impl Check {
         for (file, policy) in policies {
             let policy = Arc::new(policy);
             // Keys of no further use: the paths alone are compared.
-            let plan = Plan::compile(Arc::clone(&policy), &Keyset::generate()).or_usage()?;
+            let unpinned = Arc::new(Policy::clone(&policy).without_pins());
+            let plan = Plan::compile(unpinned, &Keyset::generate()).or_usage()?;
             let compared = sample.as_ref().map(|events| Comparison::of(&plan, events));
             if self.json {
                 reports.push(json(&policy, compared.as_ref()));
@@ -97,6 +98,17 @@ impl Check {
         }
         Err(Exit::Refused)
     }
+}
+
+/// Which keys a view keeps, and how long.
+fn pinned(pin: &Pin) -> String {
+    let of = [("token", pin.token), ("deterministic", pin.deterministic)];
+    let of: Vec<String> = of
+        .iter()
+        .filter_map(|(name, version)| version.map(|version| format!("{name} {version}")))
+        .collect();
+    let over = if pin.ends_s < jiff::Timestamp::now().as_second() { ": over" } else { "" };
+    format!("{}, until {}{over}", of.join(", "), pin.until)
 }
 
 /// What a role may reveal, in words.
@@ -157,6 +169,11 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
     table.add_row(of("(topic)", &|view| view.topic.clone()));
     if policy.views.iter().any(|view| !view.readers.is_empty()) {
         table.add_row(of("(readers)", &|view| view.readers.join(", ")));
+    }
+    if policy.views.iter().any(|view| view.pin.is_some()) {
+        table.add_row(of("(earlier keys)", &|view| {
+            view.pin.as_ref().map_or(String::new(), pinned)
+        }));
     }
     if policy.views.iter().any(|view| view.condition.is_some()) {
         table.add_row(of("(where)", &|view| {

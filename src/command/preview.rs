@@ -34,9 +34,9 @@ impl Preview {
     pub fn run(self) -> Result<(), Exit> {
         let policy = super::policy(&self.policy)?;
         let events = events::read(&self.file).or_usage()?;
-        let keys = match &self.keys {
-            Some(file) => Keyset::load(file).or_usage()?,
-            None => Keyset::generate(),
+        let (policy, keys) = match &self.keys {
+            Some(file) => (policy, Keyset::load(file).or_usage()?),
+            None => (policy.without_pins(), Keyset::generate()),
         };
         let plan = Arc::new(Plan::compile(Arc::new(policy), &keys).or_usage()?);
         let mut rewriter = Rewriter::new(Arc::clone(&plan));

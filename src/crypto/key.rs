@@ -214,3 +214,44 @@ pub trait KeySource: Send + Sync {
         Ok(KeyState::default())
     }
 }
+
+/// Keys as they are, but for other versions of some.
+pub struct Pinned<'k> {
+    keys: &'k dyn KeySource,
+    pins: Vec<(Purpose, DataKey)>,
+}
+
+impl<'k> Pinned<'k> {
+    pub fn new(keys: &'k dyn KeySource) -> Self {
+        Pinned { keys, pins: Vec::new() }
+    }
+
+    /// Has this version of a key be the primary one; the one that is, where none is named.
+    pub fn pin(&mut self, purpose: Purpose, version: Option<u32>) -> Result<(), KeyError> {
+        let Some(version) = version else { return Ok(()) };
+        let primary = self.keys.primary(purpose)?;
+        let key = match version == primary.version {
+            true => primary,
+            false => self.keys.find(primary.id, version)?,
+        };
+        self.pins.push((purpose, key));
+        Ok(())
+    }
+}
+
+impl KeySource for Pinned<'_> {
+    fn primary(&self, purpose: Purpose) -> Result<DataKey, KeyError> {
+        match self.pins.iter().find(|(pinned, _)| *pinned == purpose) {
+            Some((_, key)) => Ok(key.clone()),
+            None => self.keys.primary(purpose),
+        }
+    }
+
+    fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError> {
+        self.keys.find(id, version)
+    }
+
+    fn has_subjects(&self) -> bool {
+        self.keys.has_subjects()
+    }
+}

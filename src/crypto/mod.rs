@@ -12,7 +12,9 @@ pub mod mac;
 pub mod recipient;
 mod secret;
 
-pub use key::{DataKey, KeyError, KeyId, KeySource, KeyState, Purpose, SubjectId, SubjectKeys};
+pub use key::{
+    DataKey, KeyError, KeyId, KeySource, KeyState, Pinned, Purpose, SubjectId, SubjectKeys,
+};
 pub use secret::Secret;
 
 use sha2::Digest;

@@ -12,7 +12,7 @@ use crate::audit::{Auditor, Buried, Erasure, ErasureKind};
 use crate::config::Config;
 use crate::crypto::ciphertext;
 use crate::crypto::erasure::Pending;
-use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose};
+use crate::crypto::{KeyError, KeyId, KeySource, Pinned, Purpose};
 use crate::kafka::{Admin, ClientSettings, Positions, Reader, Sink};
 use crate::plans::Plans;
 use crate::policy::Plan;
@@ -302,35 +302,13 @@ fn earlier(plan: &Plan, keys: &dyn KeySource) -> Result<Vec<Plan>, EraseError> {
     for purpose in [Purpose::Token, Purpose::Deterministic] {
         let primary = keys.primary(purpose)?;
         for version in 1..primary.version {
-            let Ok(key) = keys.find(primary.id, version) else { continue };
-            let at = Earlier { keys, purpose, key };
+            let mut at = Pinned::new(keys);
+            if at.pin(purpose, Some(version)).is_err() {
+                continue;
+            }
             let compiled = Plan::compile(Arc::clone(&plan.policy), &at);
             plans.push(compiled.map_err(|error| EraseError::Other(error.to_string()))?);
         }
     }
     Ok(plans)
-}
-
-/// Keys as they were when another was primary for one purpose.
-struct Earlier<'k> {
-    keys: &'k dyn KeySource,
-    purpose: Purpose,
-    key: DataKey,
-}
-
-impl KeySource for Earlier<'_> {
-    fn primary(&self, purpose: Purpose) -> Result<DataKey, KeyError> {
-        match purpose == self.purpose {
-            true => Ok(self.key.clone()),
-            false => self.keys.primary(purpose),
-        }
-    }
-
-    fn find(&self, id: KeyId, version: u32) -> Result<DataKey, KeyError> {
-        self.keys.find(id, version)
-    }
-
-    fn has_subjects(&self) -> bool {
-        self.keys.has_subjects()
-    }
 }

@@ -3,6 +3,7 @@
 use super::condition::Condition;
 use super::diagnostic::Diagnostic;
 use super::path::Path;
+use crate::crypto::{KeyError, KeySource, Pinned, Purpose};
 use crate::operator::{Spec, Treatment};
 
 /// The rewrite keeps a bit per view.
@@ -88,6 +89,16 @@ pub struct Field {
     pub class: String,
 }
 
+/// Earlier versions of the keys of pseudonyms, that a view keeps for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    pub token: Option<u32>,
+    pub deterministic: Option<u32>,
+    /// The last day, and when it ends in UTC, in seconds since the epoch.
+    pub until: String,
+    pub ends_s: i64,
+}
+
 /// One audience.
 #[derive(Clone)]
 pub struct View {
@@ -102,6 +113,8 @@ pub struct View {
     pub nulls: Nulls,
     /// The domain that this view shares with others.
     pub domain: Option<String>,
+    /// Which keys its pseudonyms are made with; those in force, where it does not say.
+    pub pin: Option<Pin>,
     /// A treatment for each class of `fields`.
     pub classes: Vec<(String, Chosen)>,
     /// Exceptions by path.
@@ -109,6 +122,16 @@ pub struct View {
 }
 
 impl View {
+    /// The keys that it works with.
+    pub fn keys<'k>(&self, keys: &'k dyn KeySource) -> Result<Pinned<'k>, KeyError> {
+        let mut pinned = Pinned::new(keys);
+        if let Some(pin) = &self.pin {
+            pinned.pin(Purpose::Token, pin.token)?;
+            pinned.pin(Purpose::Deterministic, pin.deterministic)?;
+        }
+        Ok(pinned)
+    }
+
     /// What the view does with `class`.
     pub fn class(&self, class: &str) -> Option<&Chosen> {
         self.classes.iter().find(|(name, _)| name == class).map(|(_, chosen)| chosen)
@@ -144,6 +167,13 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The same under the keys in force: for those who have others than the deployment's.
+    #[must_use]
+    pub fn without_pins(mut self) -> Policy {
+        self.views.iter_mut().for_each(|view| view.pin = None);
+        self
+    }
+
     /// `NAME@VERSION#DIGEST`, the value of the `veilstream-policy` header.
     pub fn label(&self) -> String {
         format!("{}@{}#{}", self.name, self.version, self.digest.get(..16).unwrap_or(&self.digest))

@@ -308,6 +308,7 @@ impl Plan {
     }
 
     fn view(&self, view: &View, keys: &dyn KeySource) -> Result<ViewPlan, KeyError> {
+        let keys = &view.keys(keys)?;
         let tokenizer = match view.key {
             KeyRule::Tokenize => {
                 let subject = self.policy.subject.as_ref();
@@ -364,7 +365,8 @@ impl Plan {
                         chosen.domain.clone().unwrap_or_else(|| policy.domain(view, class));
                     let subject = policy.subject.is_some();
                     let site = Site { path: &place, domain: &domain, subject };
-                    let Some(bound) = chosen.treatment.bind(site, keys)? else { continue };
+                    let keys = view.keys(keys)?;
+                    let Some(bound) = chosen.treatment.bind(site, &keys)? else { continue };
                     self.sealing.extend(bound.sealing);
                     let key = bound.key.map(|(purpose, key)| self.key_index(purpose, &key));
                     // A keyed digest costs more than to remember it.
@@ -440,8 +442,10 @@ impl Plan {
             .filter_map(|state| state.other)
             .any(|to| kept.get(to.0 as usize).is_some_and(|kept| *kept != all));
         if tokens {
-            let key = keys.primary(Purpose::Token)?;
-            self.key_index(Purpose::Token, &key);
+            for view in &Arc::clone(&self.policy).views {
+                let key = view.keys(keys)?.primary(Purpose::Token)?;
+                self.key_index(Purpose::Token, &key);
+            }
         }
         for (state, kept) in self.states.iter_mut().zip(kept) {
             state.keeps_name = kept;

@@ -30,6 +30,7 @@ pub struct Metrics {
     pub source_missing: IntGaugeVec,
     pub limit_waits: HistogramVec,
     pub policy: IntGaugeVec,
+    pub pins: IntGaugeVec,
     pub reloads: IntCounterVec,
     pub key_uses: IntCounterVec,
     key_store_uses: IntGaugeVec,
@@ -179,6 +180,11 @@ impl Metrics {
                 "The policies in force; the value is 1",
                 &["policy", "version", "digest"],
             )?,
+            pins: gauge(
+                "pin_ends_timestamp_seconds",
+                "When the time ends for which a view keeps an earlier key of pseudonyms, since the epoch",
+                &["policy", "view"],
+            )?,
             reloads: counter("policy_reloads_total", "Reloads: applied, refused", &["outcome"])?,
             key_uses: counter(
                 "key_uses_total",
@@ -270,7 +276,14 @@ impl Metrics {
     /// Says which policies are in force, and no others.
     pub fn set_policies<'p>(&self, policies: impl Iterator<Item = &'p crate::policy::Policy>) {
         self.policy.reset();
+        self.pins.reset();
         for policy in policies {
+            for view in &policy.views {
+                if let Some(pin) = &view.pin {
+                    let labels = [policy.name.as_str(), view.name.as_str()];
+                    self.pins.with_label_values(&labels).set(pin.ends_s);
+                }
+            }
             let digest = policy.digest.get(..16).unwrap_or_default();
             let version = policy.version.to_string();
             self.policy.with_label_values(&[policy.name.as_str(), &version, digest]).set(1);

@@ -13,7 +13,7 @@ use super::{Parser, Treatments};
 use crate::operator::Problem;
 
 const VIEW_KEYS: &[&str] = &[
-    "topic", "readers", "where", "key", "headers", "nulls", "domain", "include", "default",
+    "topic", "readers", "where", "key", "headers", "nulls", "domain", "pin", "include", "default",
     "classes", "fields",
 ];
 
@@ -78,6 +78,7 @@ impl Parser<'_> {
         let nulls = self.choice(map.get_node("nulls"), &nulls, Nulls::Keep);
         let domain =
             map.get_node("domain").and_then(|node| self.name(node, "the name of a domain"));
+        let pin = map.get_node("pin").and_then(|node| self.pin(node));
         let own = self.include(file, map.get_node("include"));
         let default = map.get_node("default").and_then(|node| self.chosen(node));
         let listed = map.get_node("classes").map(|node| self.treatments(Some(node)));
@@ -120,9 +121,49 @@ impl Parser<'_> {
             headers,
             nulls,
             domain,
+            pin,
             classes,
             fields: exceptions,
         })
+    }
+
+    /// `pin: { token: 1, until: 2027-01-31 }`.
+    fn pin(&mut self, node: &Node) -> Option<Pin> {
+        let map = self.mapping(node, "versions of keys, and a day: `{ token: 1, until: 2027-01-31 }`")?;
+        self.only(map, &["token", "deterministic", "until"], "`pin`");
+        let [token, deterministic] = ["token", "deterministic"].map(|name| {
+            let word = self.scalar(map.get_node(name)?, "the version of a key")?;
+            match word.as_str().parse::<u32>() {
+                Ok(version) if version > 0 => Some(version),
+                _ => {
+                    let expected = "the version of a key, a whole number from 1";
+                    self.at(word.span(), format!("`{}`", word.as_str()), expected);
+                    None
+                }
+            }
+        });
+        if map.get_node("token").is_none() && map.get_node("deterministic").is_none() {
+            self.at(map.span(), "no key", "`token:` or `deterministic:`, with a version");
+        }
+        let expected = "`until:`, the last day of it, such as 2027-01-31";
+        let node = self.required(map, "until", expected)?;
+        let word = self.scalar(node, expected)?;
+        let day = word.as_str().parse::<jiff::civil::Date>().ok();
+        let ends = day.and_then(|day| {
+            day.tomorrow().ok()?.at(0, 0, 0, 0).to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()
+        });
+        match ends {
+            None => {
+                self.at(word.span(), format!("`{}`", word.as_str()), "a day, such as 2027-01-31");
+                None
+            }
+            Some(ends) => Some(Pin {
+                token,
+                deterministic,
+                until: word.as_str().to_owned(),
+                ends_s: ends.timestamp().as_second(),
+            }),
+        }
     }
 
     fn exceptions(&mut self, node: Option<&Node>, fields: &[(Span, Field)]) -> Vec<(Path, Chosen)> {
