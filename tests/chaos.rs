@@ -14,7 +14,7 @@
 mod support;
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -24,6 +24,8 @@ use rdkafka::producer::BaseRecord;
 use support::broker::{Broker, wait_until};
 use support::cluster::{Cluster, NODES, Node};
 use support::ledger::{self, event};
+use support::postgres::Postgres;
+use support::providers::{Faulty, Server};
 use support::scene::stdout;
 use support::worker::{BINARY, Site, WorkerProcess, repository};
 
@@ -249,6 +251,92 @@ fn static_members_are_restarted_in_turn() {
 
 #[test]
 #[ignore = "make chaos"]
+fn the_database_of_the_keys_is_killed() {
+    let mut postgres = Postgres::start();
+    let mut ordeal = Ordeal::begin("key store's PostgreSQL killed, three times", "");
+    ordeal.keep_keys(&postgres, "{ file: { path: kek.json, passphrase: { file: passphrase } } }");
+    let workers = ordeal.two_workers();
+    for _ in 0..3 {
+        postgres.stop();
+        wait_until("the workers' notice", || {
+            workers.iter().all(|worker| worker.get("/readyz").is_some_and(|(code, _)| code == 503))
+        });
+        postgres.resume();
+        ordeal.goes_on(&workers, 5);
+    }
+    ordeal.end(workers, "a key for each of 2 000 people");
+}
+
+#[test]
+#[ignore = "make chaos"]
+fn the_provider_of_the_keys_answers_500() {
+    let (postgres, kms) = (Postgres::start(), Server::moto());
+    let mut ordeal = Ordeal::begin("AWS KMS (moto) answers 500", "");
+    let faulty = Faulty::start(kms.address, "500 Internal Server Error");
+    let key = kms.kms("CreateKey", "{}")["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+    ordeal.site.environment = vec![
+        ("AWS_ACCESS_KEY_ID", "test".into()),
+        ("AWS_SECRET_ACCESS_KEY", "test".into()),
+        ("AWS_EC2_METADATA_DISABLED", "true".into()),
+    ];
+    let address = faulty.address;
+    ordeal.keep_keys(
+        &postgres,
+        &format!(
+            "{{ aws_kms: {{ key: '{key}', region: eu-central-1, endpoint: 'http://{address}' }} }}"
+        ),
+    );
+    let mut workers = ordeal.two_workers();
+    // Whoever works goes on with the keys that it has, and new people get theirs.
+    faulty.fail(usize::MAX);
+    ordeal.goes_on(&workers, 5);
+    let rotated = ordeal.keys(&["rotate", "field"]);
+    assert_eq!(rotated.status.code(), Some(1), "nothing is rotated while nothing can be sealed");
+    // Whoever starts ends, for its orchestrator to try again.
+    workers.remove(1).kill();
+    assert_eq!(ordeal.start("two").wait().code(), Some(1));
+    ordeal.goes_on(&workers, 5);
+    faulty.fail(0);
+    workers.push(ordeal.start("two"));
+    stdout(&ordeal.keys(&["rotate", "field"]));
+    wait_until("the new key", || workers.iter().all(|one| one.log().contains("keys=true")));
+    ordeal.goes_on(&workers, 5);
+    ordeal.end(workers, "rotated once it is back");
+}
+
+#[test]
+#[ignore = "make chaos"]
+fn people_are_forgotten_while_workers_are_killed() {
+    let postgres = Postgres::start();
+    let mut ordeal = Ordeal::begin("forty people forgotten, a worker SIGKILL four times", "");
+    ordeal.keep_keys(&postgres, "{ file: { path: kek.json, passphrase: { file: passphrase } } }");
+    let steady = ordeal.start("one");
+    let mut asked = 0;
+    for round in 0..4_u64 {
+        let victim = ordeal.start("two");
+        wait_until("the victim's share", || consumed(&victim) > RATE as f64);
+        for number in 0..10 {
+            // None of those of whom there are events: the ledger counts on every one of these.
+            let person = format!("nobody-{round}-{number}");
+            stdout(&ordeal.command(&["erase", &person, "--reason", "r", "--no-wait"]));
+            asked += 1;
+        }
+        victim.kill();
+    }
+    let workers = vec![steady, ordeal.start("two")];
+    ordeal.goes_on(&workers, 5);
+    let left = |worker: &WorkerProcess| worker.metric("veilstream_erasures_unfinished", "");
+    ledger::until("the rest of all erasures", 180, || {
+        postgres.sql("SELECT COUNT(*) FROM erasures WHERE done_ms IS NULL").trim() == "0"
+            && workers.iter().all(|worker| left(worker) == 0.0)
+    });
+    let count = "SELECT COUNT(DISTINCT subject) FROM erasures WHERE person IS NULL";
+    assert_eq!(postgres.sql(count).trim(), asked.to_string());
+    ordeal.end(workers, "all of them done");
+}
+
+#[test]
+#[ignore = "make chaos"]
 fn two_hours_of_backlog_are_there_at_once() {
     let mut ordeal = Ordeal::begin("backlog of two hours (100 events/s)", "");
     ordeal.traffic.take().unwrap().stop();
@@ -328,6 +416,28 @@ impl Ordeal {
     /// The leader of a topic's first partition.
     fn leader(&self, topic: &str) -> Node {
         self.cluster.leader(&self.topic(topic), 0).unwrap()
+    }
+
+    /// Has the workers keep a key of each customer in a database, for a second at a time.
+    fn keep_keys(&mut self, postgres: &Postgres, kek: &str) {
+        fs::write(self.site.path("passphrase"), "correct horse battery").unwrap();
+        postgres.url_file(self.site.folder.path());
+        self.site.keys = format!(
+            "key_store:\n  postgres: {{ file: postgres-url }}\n  cached_s: 1\n  kek: {kek}"
+        );
+        self.site.configure("keys", "127.0.0.1:9".parse().unwrap());
+        stdout(&self.keys(&["init"]));
+    }
+
+    fn keys(&self, arguments: &[&str]) -> Output {
+        self.command(&[&["keys"], arguments].concat())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).arg("--config").arg(self.site.path("keys.yaml"));
+        command.envs(self.site.environment.iter().map(|(name, value)| (name, value)));
+        command.output().unwrap()
     }
 
     fn start(&self, name: &str) -> WorkerProcess {

@@ -521,7 +521,10 @@ views:
     let record = |keys: &Keyset, pin: &str| {
         let plan = Plan::compile(Arc::new(parse(&policy(pin))), keys).unwrap();
         let mut engine = Engine { keys: keys.clone(), rewriter: Rewriter::new(Arc::new(plan)) };
-        let [old, new] = engine.records(Some(br#"{"id":7}"#), Some(event.as_bytes()))[..].to_vec().try_into().unwrap();
+        let [old, new] = engine.records(Some(br#"{"id":7}"#), Some(event.as_bytes()))[..]
+            .to_vec()
+            .try_into()
+            .unwrap();
         (old, new)
     };
     let mut keys = Keyset::generate();
@@ -541,5 +544,7 @@ views:
     let missing = parse(&policy("pin: { token: 9, until: 2027-01-31 },"));
     let error = Plan::compile(Arc::new(missing), &keys).err().unwrap().to_string();
     assert!(error.contains("version 9"), "{error}");
-    assert!(Plan::compile(Arc::new(parse(&policy(pin)).without_pins()), &Keyset::generate()).is_ok());
+    assert!(
+        Plan::compile(Arc::new(parse(&policy(pin)).without_pins()), &Keyset::generate()).is_ok()
+    );
 }

@@ -401,7 +401,8 @@ fn open(
     let site = Site { path: &place.path, domain: &place.domain, subject: true };
     let refused = || Answer::without(Outcome::Refused);
     if let Treatment::Keyed(keyed) = &place.chosen.treatment
-        && let Some(undone) = keyed.undo(site, &place.source.keys(keys)?, asked.version, &asked.value)
+        && let Some(undone) =
+            keyed.undo(site, &place.source.keys(keys)?, asked.version, &asked.value)
     {
         let answer = match undone {
             Ok(Some(value)) => {

@@ -171,9 +171,8 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
         table.add_row(of("(readers)", &|view| view.readers.join(", ")));
     }
     if policy.views.iter().any(|view| view.pin.is_some()) {
-        table.add_row(of("(earlier keys)", &|view| {
-            view.pin.as_ref().map_or(String::new(), pinned)
-        }));
+        table
+            .add_row(of("(earlier keys)", &|view| view.pin.as_ref().map_or(String::new(), pinned)));
     }
     if policy.views.iter().any(|view| view.condition.is_some()) {
         table.add_row(of("(where)", &|view| {

@@ -129,7 +129,8 @@ impl Parser<'_> {
 
     /// `pin: { token: 1, until: 2027-01-31 }`.
     fn pin(&mut self, node: &Node) -> Option<Pin> {
-        let map = self.mapping(node, "versions of keys, and a day: `{ token: 1, until: 2027-01-31 }`")?;
+        let map =
+            self.mapping(node, "versions of keys, and a day: `{ token: 1, until: 2027-01-31 }`")?;
         self.only(map, &["token", "deterministic", "until"], "`pin`");
         let [token, deterministic] = ["token", "deterministic"].map(|name| {
             let word = self.scalar(map.get_node(name)?, "the version of a key")?;
