@@ -109,6 +109,8 @@ impl Reader {
             .set("group.id", "veilstream-reader")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
+            // Where retention has moved the beginning meanwhile.
+            .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "20");
         let consumer: BaseConsumer<Logging> = config.create_with_context(Logging)?;
