@@ -116,6 +116,12 @@ fn run(
 ) -> Outcome {
     let policy =
         reference::POLICY.replace(": encrypt", &format!(": {{ encrypt: {{ scope: {scope} }} }}"));
+    // With a subject, the store would be asked for it whatever is done with its fields.
+    let policy = match scope {
+        "policy" => policy.replace("subject: customer_id\n", ""),
+        _ => policy,
+    };
+    assert_eq!(policy.contains("subject: customer_id"), scope == "subject");
     let read = move |_: &Path| Ok(policy.clone());
     let policy =
         Policy::load_with(Path::new("policy.yaml"), &read).unwrap_or_else(|e| panic!("{e}"));
