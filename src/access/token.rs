@@ -171,8 +171,10 @@ impl Verifier {
         now = known();
         let pause = if now.keys.is_none() { SOON } else { AGAIN };
         if now.asked.is_none_or(|asked| asked.elapsed() > pause) {
+            let read = self.read();
+            // From its answer on: it may have taken long.
             now.asked = Some(Instant::now());
-            match self.read() {
+            match read {
                 Ok(keys) => {
                     now.keys = Some(Arc::new(keys));
                     now.had = Some(Instant::now());

@@ -103,7 +103,7 @@ impl Desk {
         let mut held = BTreeMap::new();
         let mut reader =
             Reader::open(&self.settings, topic).with_context(|| format!("topic {topic}"))?;
-        reader.to_end(|record| {
+        let each = |record: OwnedRecord| {
             let number = |name| record.header(name).and_then(|text| text.parse().ok());
             let topic = record.header(quarantine::TOPIC).map(str::to_owned);
             let parts = (topic, number(quarantine::PARTITION), number(quarantine::OFFSET));
@@ -112,7 +112,8 @@ impl Desk {
                 held.insert(from.clone(), Held { from, record });
             }
             true
-        })?;
+        };
+        reader.to_end(each, || true)?;
         Ok(held.into_values().collect())
     }
 

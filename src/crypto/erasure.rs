@@ -56,6 +56,9 @@ pub trait Erasures: Send + Sync {
     /// How many versions of a subject's destroyed keys are there all the same.
     fn leftover(&self, subject: SubjectId) -> Result<u64, KeyError>;
 
+    /// Goes on with one for so long from now, unless somebody else has taken it on.
+    fn extend(&self, pending: &mut Pending, for_ms: i64) -> Result<(), KeyError>;
+
     /// Gives some back that could not be done yet: somebody else may try at once.
     fn give_back(&self, pending: &[Pending]) -> Result<(), KeyError>;
 

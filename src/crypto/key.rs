@@ -201,9 +201,10 @@ pub trait KeySource: Send + Sync {
         None
     }
 
-    /// Gives keys to subjects who are forgotten and have come back.
-    fn rekey(&self, wanted: &[SubjectId]) -> Result<SubjectKeys, KeyError> {
-        self.subjects(wanted)
+    /// Gives keys to subjects who were forgotten when it says and have come back, unless they were forgotten again.
+    fn rekey(&self, wanted: &[(SubjectId, i64)]) -> Result<SubjectKeys, KeyError> {
+        let wanted: Vec<SubjectId> = wanted.iter().map(|(subject, _)| *subject).collect();
+        self.subjects(&wanted)
     }
 
     /// Counts values that a key has sealed, where that is kept: [`KeySource::renew`] writes it.

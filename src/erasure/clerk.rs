@@ -15,10 +15,10 @@ use crate::crypto::erasure::Pending;
 use crate::crypto::{KeyError, KeyId, KeySource, Pinned, Purpose};
 use crate::kafka::{Admin, ClientSettings, Positions, Reader, Sink};
 use crate::plans::Plans;
-use crate::policy::Plan;
+use crate::policy::{Plan, Policy};
 
 /// Nobody else takes on the same meanwhile.
-const LEASE_MS: i64 = 15 * 60 * 1000;
+const LEASE_MS: i64 = 30 * 60 * 1000;
 /// So many are done with one look through the views.
 const MOST: i64 = 1000;
 /// Tombstones of one transaction.
@@ -135,10 +135,10 @@ impl Clerk<'_> {
                 Err(error) => tracing::error!("an erasure cannot be finished: {error}"),
             }
         }
-        // There is one clerk at a time: the next of the same name ends what the one before left open.
-        let id = format!("{}-erasure", self.config.kafka.group);
+        // Without transactions: a second clerk at the same, whose predecessor is slow and not dead, must not end its work,
+        // and what stands twice does no harm.
         let stop = Arc::new(AtomicBool::new(false));
-        let mut sink = Sink::open(self.settings, Some(&id), PATIENCE, stop)?;
+        let mut sink = Sink::open(self.settings, None, PATIENCE, stop)?;
         let compacted = self.compacted()?;
         let (mut samples, mut tombstones) = (Vec::new(), 0);
         for plan in self.plans.all() {
@@ -156,7 +156,12 @@ impl Clerk<'_> {
                     .map(|(index, case)| (index, case.person.as_str(), &case.pending))
                     .collect();
                 let mut search = Search::new(plan, &before, at, &persons);
+                drop(persons);
                 self.look_through(&name, &view.topic, &mut search, progress)?;
+                let store = store(keys)?;
+                for case in &mut cases {
+                    store.extend(&mut case.pending, LEASE_MS)?;
+                }
                 samples.append(&mut search.samples);
                 let found = search.found();
                 reached(Step::Bury(name.clone(), found.len()))?;
@@ -223,8 +228,10 @@ impl Clerk<'_> {
             count += 1;
             count % GLANCE != 0 || progress(&Step::Search(name.to_owned(), count))
         };
+        let go_on = || progress(&Step::Search(name.to_owned(), 0));
         let mut reader = Reader::open(self.settings, topic)?;
-        let ended = reader.to_end(&mut each)? && reader.behind(self.settings)?.to_end(&mut each)?;
+        let ended = reader.to_end(&mut each, go_on)?
+            && reader.behind(self.settings)?.to_end(&mut each, go_on)?;
         match ended {
             true => Ok(()),
             false => Err(EraseError::Stopped),
@@ -296,17 +303,19 @@ fn tried(
     Ok(all)
 }
 
-/// The same plan under each earlier version of the keys that pseudonyms are made with, as far as it is still there.
+/// The same plan under each version of the keys that pseudonyms are made with, as far as it is still there.
 fn earlier(plan: &Plan, keys: &dyn KeySource) -> Result<Vec<Plan>, EraseError> {
     let mut plans = Vec::new();
+    // A pinned view may have had other keys before.
+    let unpinned = Arc::new(Policy::clone(&plan.policy).without_pins());
     for purpose in [Purpose::Token, Purpose::Deterministic] {
         let primary = keys.primary(purpose)?;
-        for version in 1..primary.version {
+        for version in 1..=primary.version {
             let mut at = Pinned::new(keys);
             if at.pin(purpose, Some(version)).is_err() {
                 continue;
             }
-            let compiled = Plan::compile(Arc::clone(&plan.policy), &at);
+            let compiled = Plan::compile(Arc::clone(&unpinned), &at);
             plans.push(compiled.map_err(|error| EraseError::Other(error.to_string()))?);
         }
     }

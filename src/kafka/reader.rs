@@ -84,25 +84,27 @@ pub struct Reader {
     topic: String,
     /// Where each partition ended when this was opened.
     ends: HashMap<i32, i64>,
+    /// How far one could read when that was last asked.
+    stable: HashMap<i32, i64>,
     /// The next offset of each.
     reached: HashMap<i32, i64>,
 }
 
 impl Reader {
-    /// From the beginning of every partition.
+    /// From the beginning of every partition, to the last record that is committed.
     pub fn open(settings: &ClientSettings, topic: &str) -> Result<Reader, KafkaProblem> {
-        Reader::open_at(settings, topic, &HashMap::new())
+        Reader::open_at(settings, topic, None)
     }
 
-    /// Another one, from where this one is.
+    /// Another one, from where this one is, to the last record that is there: transactions that are open are waited for.
     pub fn behind(&self, settings: &ClientSettings) -> Result<Reader, KafkaProblem> {
-        Reader::open_at(settings, &self.topic, &self.reached)
+        Reader::open_at(settings, &self.topic, Some(&self.reached))
     }
 
     fn open_at(
         settings: &ClientSettings,
         topic: &str,
-        from: &HashMap<i32, i64>,
+        from: Option<&HashMap<i32, i64>>,
     ) -> Result<Reader, KafkaProblem> {
         let mut config = settings.common();
         config
@@ -114,6 +116,13 @@ impl Reader {
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "20");
         let consumer: BaseConsumer<Logging> = config.create_with_context(Logging)?;
+        // A client is told where what it may read ends.
+        let all: Option<BaseConsumer<Logging>> = match from {
+            Some(_) => Some(
+                config.set("isolation.level", "read_uncommitted").create_with_context(Logging)?,
+            ),
+            None => None,
+        };
         let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
         let found = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
         if found.is_empty() {
@@ -121,16 +130,22 @@ impl Reader {
             return Err(KafkaError::MetadataFetch(unknown).into());
         }
         let mut list = TopicPartitionList::new();
-        let (mut ends, mut reached) = (HashMap::new(), HashMap::new());
+        let [mut ends, mut stable, mut reached] = [(); 3].map(|()| HashMap::new());
         for partition in found.iter().map(|partition| partition.id()) {
-            let (first, end) = consumer.fetch_watermarks(topic, partition, CALL)?;
-            let at = from.get(&partition).copied().unwrap_or(first).max(first);
+            let (first, committed) = consumer.fetch_watermarks(topic, partition, CALL)?;
+            let end = match &all {
+                Some(all) => all.fetch_watermarks(topic, partition, CALL)?.1,
+                None => committed,
+            };
+            let from = from.and_then(|from| from.get(&partition)).copied();
+            let at = from.unwrap_or(first).max(first);
             list.add_partition_offset(topic, partition, Offset::Offset(at))?;
             ends.insert(partition, end);
+            stable.insert(partition, committed);
             reached.insert(partition, at);
         }
         consumer.assign(&list)?;
-        Ok(Reader { consumer, topic: topic.to_owned(), ends, reached })
+        Ok(Reader { consumer, topic: topic.to_owned(), ends, stable, reached })
     }
 
     /// The next record, waiting at the end of the topic for at most `timeout`.
@@ -143,31 +158,47 @@ impl Reader {
                     self.reached.insert(message.partition(), message.offset() + 1);
                     return Ok(Some(owned(&message)));
                 }
-                // The last offsets may be marks of transactions, or records of one that is open.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    let end = self.ends.get(&partition).copied().unwrap_or(0);
-                    let reached = self.reached.entry(partition).or_insert(0);
-                    *reached = end.max(*reached);
-                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.ended(partition)?,
                 Some(Err(error)) => return Err(error.into()),
             }
         }
     }
 
+    /// All that could be read of a partition has been. The last offsets may be marks of transactions, which are no records;
+    /// or of one that is open, or was: then it goes on where that began.
+    fn ended(&mut self, partition: i32) -> Result<(), KafkaProblem> {
+        let end = self.ends.get(&partition).copied().unwrap_or(0);
+        // So far one could read before this was said, at least.
+        let stable = self.stable.entry(partition).or_insert(0);
+        let reached = self.reached.entry(partition).or_insert(0);
+        *reached = end.min(*stable).max(*reached);
+        if *reached < end {
+            let (_, now) = self.consumer.fetch_watermarks(&self.topic, partition, CALL)?;
+            if now > *stable {
+                *stable = now;
+                self.consumer.seek(&self.topic, partition, Offset::Offset(*reached), CALL)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All records up to where each partition ended when this was opened: what comes later is not waited for. False
-    /// where `each` wanted no more.
+    /// where `each` wanted no more, or `go_on`, which is asked while nothing comes.
     pub fn to_end(
         &mut self,
         mut each: impl FnMut(OwnedRecord) -> bool,
+        go_on: impl Fn() -> bool,
     ) -> Result<bool, KafkaProblem> {
         let left = |reader: &Reader| {
             let at = |partition| reader.reached.get(partition).copied().unwrap_or(0);
             reader.ends.iter().any(|(partition, end)| at(partition) < *end)
         };
         while left(self) {
-            if let Some(record) = self.next(Duration::from_millis(100))?
-                && !each(record)
-            {
+            let more = match self.next(Duration::from_millis(100))? {
+                Some(record) => each(record),
+                None => go_on(),
+            };
+            if !more {
                 return Ok(false);
             }
         }

@@ -430,12 +430,15 @@ impl KeySource for Ring {
         Some(self)
     }
 
-    fn rekey(&self, wanted: &[SubjectId]) -> Result<SubjectKeys, KeyError> {
-        let fresh = |subject: &SubjectId| self.fresh(*subject, keyset::random_id(), 1);
-        let new = wanted.iter().map(fresh).collect();
-        self.store.rekey(new, self.wrap).map_err(away)?;
-        wanted.iter().for_each(|subject| self.cache.invalidate(subject));
-        self.subjects(wanted)
+    fn rekey(&self, wanted: &[(SubjectId, i64)]) -> Result<SubjectKeys, KeyError> {
+        let fresh = |(subject, since): &(SubjectId, i64)| SubjectRow {
+            erased_ms: Some(*since),
+            ..self.fresh(*subject, keyset::random_id(), 1)
+        };
+        self.store.rekey(wanted.iter().map(fresh).collect(), self.wrap).map_err(away)?;
+        let subjects: Vec<SubjectId> = wanted.iter().map(|(subject, _)| *subject).collect();
+        subjects.iter().for_each(|subject| self.cache.invalidate(subject));
+        self.subjects(&subjects)
     }
 
     fn used(&self, id: KeyId, version: u32, uses: u64) {
@@ -506,6 +509,14 @@ impl Erasures for Ring {
 
     fn lease(&self, population: &str, for_ms: i64, most: i64) -> Result<Vec<Pending>, KeyError> {
         self.store.lease(population.to_owned(), for_ms, most).map_err(away)
+    }
+
+    fn extend(&self, pending: &mut Pending, for_ms: i64) -> Result<(), KeyError> {
+        let (number, until) = (pending.number, pending.leased_until_ms);
+        if let Some(until) = self.store.extend(number, until, for_ms).map_err(away)? {
+            pending.leased_until_ms = until;
+        }
+        Ok(())
     }
 
     fn leftover(&self, subject: SubjectId) -> Result<u64, KeyError> {

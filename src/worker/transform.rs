@@ -258,9 +258,10 @@ impl<'l> Transform<'l> {
             let plan = self.works.get(record.topic()).map(|work| work.rewriter.plan());
             if let (Some(plan), Some(id)) = (plan, images.newest())
                 && !keys.contains_key(id)
-                && erased.get(id).is_some_and(|since| is_back(plan, record, *since))
+                && let Some(since) = erased.get(id)
+                && is_back(plan, record, *since)
             {
-                back.push(*id);
+                back.push((*id, *since));
             }
         }
         back.sort_unstable();

@@ -118,8 +118,8 @@ impl Store {
         with!(self, |pool| {
             let query = sqlx::query_as::<_, (i64, i64, i64, i64)>(sql).bind(id.as_slice());
             Ok(match query.fetch_one(pool).await? {
+                (_, _, 1.., _) => Some("erasing"),
                 (1.., ..) => Some("held"),
-                (_, 1.., 1.., _) => Some("erasing"),
                 (_, 1.., ..) => Some("erased"),
                 (_, _, _, 1..) => Some("active"),
                 _ => None,
@@ -189,6 +189,20 @@ impl Store {
             let query = sqlx::query_as::<_, (i64,)>(sql).bind(id.as_slice());
             let (count,) = query.fetch_one(pool).await?;
             Ok(count as u64)
+        })
+    }
+
+    /// Goes on with an erasure for so long from now; gives until when. None where somebody else has it.
+    pub fn extend(&self, number: i64, until: i64, for_ms: i64) -> Result<Option<i64>, StoreError> {
+        let sql = format!(
+            "UPDATE erasures SET leased_until_ms = {} + $1 \
+             WHERE number = $2 AND leased_until_ms = $3 RETURNING leased_until_ms",
+            self.now()
+        );
+        with!(self, |pool| {
+            let query = sqlx::query_as::<_, (i64,)>(sqlx::AssertSqlSafe(sql));
+            let query = query.bind(for_ms).bind(number).bind(until);
+            Ok(query.fetch_optional(pool).await?.map(|(until,)| until))
         })
     }
 
@@ -262,13 +276,14 @@ impl Store {
             is_live(sqlx::query_as(live).fetch_all(&mut *transaction).await?, wrap)?;
             for row in &new {
                 let sql = "UPDATE subjects SET id = $1, version = $2, wrap = $3, sealed = $4 \
-                           WHERE subject = $5 AND sealed IS NULL AND erased_ms IS NOT NULL";
+                           WHERE subject = $5 AND sealed IS NULL AND erased_ms = $6";
                 sqlx::query(sql)
                     .bind(row.id.0.as_slice())
                     .bind(i64::from(row.version))
                     .bind(i64::from(row.wrap))
                     .bind(row.sealed.as_deref())
                     .bind(row.subject.0.as_slice())
+                    .bind(row.erased_ms)
                     .execute(&mut *transaction)
                     .await?;
             }
