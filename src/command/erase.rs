@@ -93,7 +93,7 @@ impl Whom {
             return Err(Exit::Usage(EraseError::NoStore.into()));
         }
         let settings = ClientSettings::new(&config).or_usage()?;
-        let plans = Arc::new(Plans::load(&config).or_usage()?);
+        let plans = super::plans(&config)?;
         let mut actor = Actor::user();
         if let Some(roles) = &plans.roles {
             actor.roles = roles.users.get(&actor.name).cloned().unwrap_or_default();

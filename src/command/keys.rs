@@ -12,7 +12,7 @@ use super::{Exit, OrUsage};
 use crate::config::{Config, KeyStore};
 use crate::crypto::{KeyId, Purpose};
 use crate::keys::kek::{self, Kek};
-use crate::keys::{ChangeError, Key, Keyset, Ring, Status, USES};
+use crate::keys::{ChangeError, Key, Keyset, Ring, RingError, Status, USES};
 
 /// Make, list and change keys
 #[derive(Subcommand)]
@@ -169,9 +169,7 @@ impl Place {
     ) -> Result<T, Exit> {
         match self {
             Place::File(file) => Keyset::change(file, change).or_usage(),
-            Place::Store { told, folder } => {
-                Ok(Ring::open(told, folder).or_usage()?.change(change)?)
-            }
+            Place::Store { told, folder } => Ok(opened(Ring::open(told, folder))?.change(change)?),
         }
     }
 }
@@ -204,15 +202,23 @@ impl Keys {
                 let (before, at) = Place::of(&from)?.store()?;
                 let new = kek::open(&told.kek, &folder).or_usage()?;
                 let old = kek::open(&before.kek, &at).or_usage()?;
-                rewrap(&Ring::open_by(&told, &folder, old).or_usage()?, Some(new.as_ref()))
+                rewrap(&opened(Ring::open_by(&told, &folder, old))?, Some(new.as_ref()))
             }
         }
     }
 }
 
+/// A database or a provider that is away is no wrong configuration: to try again may help.
+fn opened(ring: Result<Ring, RingError>) -> Result<Ring, Exit> {
+    ring.map_err(|error| match error.is_passing() {
+        true => Exit::Failed(error.into()),
+        false => Exit::Usage(error.into()),
+    })
+}
+
 fn store(config: &std::path::Path) -> Result<Ring, Exit> {
     let (told, folder) = Place::of(config)?.store()?;
-    Ring::open(&told, &folder).or_usage()
+    opened(Ring::open(&told, &folder))
 }
 
 fn init(place: &Place) -> Result<(), Exit> {
@@ -256,7 +262,7 @@ fn list(place: &Place, json: bool) -> Result<(), Exit> {
             (keyset.keys.iter().map(|key| row(key, None, None)).collect(), None)
         }
         Place::Store { told, folder } => {
-            let ring = Ring::open(told, folder).or_usage()?;
+            let ring = opened(Ring::open(told, folder))?;
             let keys = ring.list().map(|(key, kek, uses)| row(key, Some(kek), Some(uses)));
             (keys.collect(), Some(ring.count()?))
         }
@@ -300,7 +306,7 @@ fn rotate(purpose: Rotated, place: &Place) -> Result<(), Exit> {
             Err(Exit::Usage(anyhow!("a keyset file has no such key: it belongs to a key store")))
         }
         (None, Place::Store { told, folder }) => {
-            let name = Ring::open(told, folder).or_usage()?.rotate_kek()?;
+            let name = opened(Ring::open(told, folder))?.rotate_kek()?;
             writeln!(
                 out,
                 "{name} seals from now on; run `veilstream keys rewrap` to have it seal what is there"

@@ -141,3 +141,13 @@ fn policy(file: &std::path::Path) -> Result<crate::policy::Policy, Exit> {
         Exit::Refused
     })
 }
+
+/// The policies, roles and keys of a configuration. Keys that are away are no wrong configuration.
+fn plans(config: &crate::config::Config) -> Result<std::sync::Arc<crate::plans::Plans>, Exit> {
+    use crate::plans::LoadError;
+    let loaded = crate::plans::Plans::load(config);
+    loaded.map(std::sync::Arc::new).map_err(|error| match &error {
+        LoadError::Keys(keys) if keys.is_passing() => Exit::Failed(error.into()),
+        _ => Exit::Usage(error.into()),
+    })
+}

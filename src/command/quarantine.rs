@@ -177,7 +177,10 @@ fn list(desk: &Desk, json: bool) -> Result<(), Exit> {
 }
 
 fn keyset(desk: &Desk) -> Result<Arc<dyn KeySource>, Exit> {
-    keys::open(&desk.config).or_usage()
+    keys::open(&desk.config).map_err(|error| match error.is_passing() {
+        true => Exit::Failed(error.into()),
+        false => Exit::Usage(error.into()),
+    })
 }
 
 fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {

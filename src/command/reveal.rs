@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -11,7 +10,6 @@ use super::{Exit, OrUsage, printable};
 use crate::access::{AccessError, Actor, Answer, Asked, Desk, Outcome};
 use crate::config::Config;
 use crate::kafka::{ClientSettings, Trail};
-use crate::plans::Plans;
 
 /// Show encrypted values to whom the roles allow it; the audit trail has it first
 ///
@@ -76,7 +74,7 @@ impl Place {
             access.ok_or_else(|| anyhow!("`access.roles`: nobody may reveal anything without"));
         let access = access.or_usage()?;
         let settings = ClientSettings::new(&config).or_usage()?;
-        let plans = Arc::new(Plans::load(&config).or_usage()?);
+        let plans = super::plans(&config)?;
         let mut actor = Actor::user();
         let trail = Trail::new(&settings, &config.audit.topic, &format!("cli-{}", actor.name));
         let desk = Desk::new(move || plans.in_force(), trail, &access);

@@ -11,7 +11,7 @@ use super::{Exit, OrUsage};
 use crate::cluster::{self, Finding, Level};
 use crate::config::Config;
 use crate::kafka::ClientSettings;
-use crate::plans::{Plans, policies};
+use crate::plans::policies;
 use crate::telemetry::{self, Remote, Traces};
 use crate::worker::Worker;
 
@@ -60,7 +60,7 @@ impl Run {
 
 fn check(config: &Config, json: bool) -> Result<(), Exit> {
     let policies = policies(config).or_usage()?;
-    Plans::load(config).or_usage()?;
+    super::plans(config)?;
     let settings = ClientSettings::new(config).or_usage()?;
     let findings = cluster::check(config, &policies, &settings);
     let mut out = std::io::stdout().lock();
