@@ -493,6 +493,37 @@ fn what_needs_a_second_person_is_shown_once_one_has_agreed_to_these_very_values(
     assert!(place.worker.stop().success());
 }
 
+/// What is quarantined is raw: where there are roles, one of them opens it.
+#[test]
+fn quarantine_opens_for_a_role_alone() {
+    let place = Place::new("steward", "");
+    place.scene.produce("raw", &[(Some("8"), r#"{"id":8,"email":"canary"#)]);
+    wait_consumed(&place.worker, 2);
+    let record = format!("{}.raw/0/1", place.scene.prefix);
+    let show = || place.scene.quarantine("one", "show", &[&record, "--purpose", "ticket"]);
+    let replay = || place.scene.quarantine("one", "replay", &["--all", "--purpose", "ticket"]);
+    let asks: [(&dyn Fn() -> Output, &str); 2] =
+        [(&show, "quarantine-show"), (&replay, "quarantine-replay")];
+    for (ask, what) in asks {
+        let denied = ask();
+        assert_eq!(denied.status.code(), Some(1));
+        assert!(denied.stdout.is_empty());
+        let said = String::from_utf8_lossy(&denied.stderr);
+        assert!(said.contains("no role of theirs has `quarantine: true`"), "{said}");
+        let event = place.access();
+        assert_eq!((&event["what"], &event["allowed"]), (&json!(what), &json!(false)));
+        assert_eq!((&event["roles"], &event["records"]), (&json!(["lead"]), &json!([record])));
+    }
+    let roles = ROLES.replace("  idle:", "  steward: { quarantine: true }\n  idle:");
+    let users = format!("users: {{ {}: [lead, steward] }}\n", user());
+    fs::write(place.scene.site.path("roles.yaml"), format!("{roles}{users}")).unwrap();
+    assert!(stdout(&show()).contains("canary"));
+    assert_eq!(place.access()["roles"], json!(["lead", "steward"]));
+    stdout(&replay());
+    wait_consumed(&place.worker, 3);
+    assert!(place.worker.stop().success());
+}
+
 #[test]
 fn the_command_line_asks_as_the_user_of_the_operating_system() {
     let place = Place::new("command", "");

@@ -496,6 +496,258 @@ fn a_worker_that_lags_behind_a_rotation_loses_nothing() {
     });
 }
 
+/// A provider's key under the passphrase of [`Place`], at less than it costs to guess one: these tests open it often.
+const CHEAP: &str = concat!(
+    r#"{"format": "veilstream-kek", "version": 1, "argon2id": {"memory_kib": 8, "passes": 1, "lanes": 1}"#,
+    r#", "salt": "LOCBI2mRJ7cZMj41oo/6Sg==""#,
+    r#", "keys": [{"version": 1, "sealed": "yxsJVONNJd2tWcyDjQ072ZuQPcw+nTD4ZYJ7M/OXwhFbeBJdBNHFLAW9eAyo0P79iNSyrYKszwx7fxkQ"}]}"#
+);
+
+/// The database breaks off before a statement that changes something: PostgreSQL ends the connection, also within the
+/// commit, and SQLite refuses the statement.
+struct Traps<'p> {
+    place: &'p Place,
+    count: usize,
+}
+
+impl Traps<'_> {
+    fn set(place: &Place) -> Traps<'_> {
+        let tables = [
+            ("keyring", "INSERT UPDATE"),
+            ("revision", "UPDATE"),
+            ("subjects", "INSERT UPDATE"),
+            ("subject_versions", "INSERT UPDATE DELETE"),
+            ("erased_keys", "INSERT"),
+            ("erasures", "INSERT UPDATE"),
+            ("holds", "INSERT DELETE"),
+        ];
+        let all = tables
+            .iter()
+            .flat_map(|(table, changes)| changes.split(' ').map(move |change| (*table, change)));
+        let mut sql = String::from("CREATE TABLE trap (at INT); INSERT INTO trap VALUES (0);");
+        if place.postgres.is_some() {
+            sql += "CREATE SEQUENCE step; \
+                    CREATE FUNCTION step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                    IF nextval('step') = (SELECT at FROM trap) THEN \
+                    PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60); END IF; \
+                    RETURN NULL; END $$;";
+        }
+        let mut count = 0;
+        for (table, change) in all {
+            count += 1;
+            sql += &match place.postgres {
+                Some(_) => format!(
+                    "CREATE TRIGGER before_{change} BEFORE {change} ON {table} EXECUTE FUNCTION step(); \
+                     CREATE CONSTRAINT TRIGGER commit_{change} AFTER {change} ON {table} \
+                     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION step();"
+                ),
+                None => format!(
+                    "CREATE TRIGGER {table}_{change} BEFORE {change} ON {table} \
+                     WHEN (SELECT at FROM trap) = {count} \
+                     BEGIN SELECT RAISE(ABORT, 'stopped'); END;"
+                ),
+            };
+        }
+        match place.postgres {
+            Some(_) => place.sql(&sql),
+            None => place.python("c.executescript(sys.argv[2])", &sql),
+        }
+        Traps { place, count }
+    }
+
+    fn arm(&self, at: usize) {
+        let sql = format!("UPDATE trap SET at = {at}");
+        match self.place.postgres {
+            Some(_) => self.place.sql(&format!("{sql}; SELECT setval('step', 1, false)")),
+            None => self.place.sql(&sql),
+        }
+    }
+
+    /// Does something once for each place where it can break off; after each break all is as before or as after, and it
+    /// can be done. Gives how often it broke.
+    fn each<T>(
+        &self,
+        what: &str,
+        prepare: impl Fn(&Ring) -> T,
+        act: impl Fn(&Ring, &T) -> Result<(), String>,
+        known: &dyn Fn(&Ring) -> bool,
+    ) {
+        let mut broken = 0;
+        let mut ring = self.place.open();
+        for at in 1.. {
+            let told = prepare(&ring);
+            ring = self.place.open();
+            self.arm(at);
+            let done = act(&ring, &told);
+            self.arm(0);
+            let through = done.is_ok();
+            if let Err(error) = done {
+                broken += 1;
+                ring = self.place.open();
+                assert!(known(&ring), "{what}, broken at {at}: {error}");
+                act(&ring, &told).unwrap_or_else(|error| panic!("{what}, after {at}: {error}"));
+            }
+            ring = self.place.open();
+            assert!(known(&ring), "{what}, done after {at}");
+            // SQLite's places have fixed numbers.
+            if through && (self.place.postgres.is_some() || at == self.count) {
+                break;
+            }
+        }
+        assert!(broken > 0, "{what} never broke off");
+    }
+}
+
+fn said<T>(done: Result<T, impl std::fmt::Display>) -> Result<(), String> {
+    done.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_stop_between_any_two_statements_loses_no_key_and_leaves_none() {
+    both(|place| {
+        let file = place.path().join("kek.json");
+        std::fs::write(&file, CHEAP).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut engine = engine_with(POLICY, place.create());
+        let old = sealed(&mut engine, &event("1", "ann@example.com"));
+        drop(engine);
+        let traps = Traps::set(&place);
+        let field = place.open().primary(Purpose::Field).unwrap();
+        let next = std::cell::Cell::new(100);
+        let subject = |ring: &Ring| {
+            next.set(next.get() + 1);
+            let policy = Arc::new(support::engine::parse(POLICY));
+            let plan = veilstream::policy::Plan::compile(policy, ring).unwrap();
+            [plan.subject.unwrap().identify(&next.get().to_string())]
+        };
+        // What was sealed opens, and of each kind one key is primary.
+        let sound = |ring: &Ring| {
+            let primary = |purpose| {
+                ring.list()
+                    .filter(|(key, ..)| (key.purpose, key.status) == (purpose, Status::Primary))
+                    .count()
+            };
+            open(ring, &old).as_deref() == Some("\"ann@example.com\"")
+                && Purpose::ALL.into_iter().all(|purpose| primary(purpose) == 1)
+        };
+        traps.each(
+            "a new subject",
+            subject,
+            |ring, new| {
+                let key =
+                    ring.subjects(new).map_err(|error| error.to_string())?.keys[&new[0]].name();
+                assert_eq!(place.open().subjects(new).unwrap().keys[&new[0]].name(), key);
+                Ok(())
+            },
+            &sound,
+        );
+        traps.each(
+            "a worn key of a subject",
+            |ring| {
+                let one = subject(ring);
+                let (id, version) = ring.subjects(&one).unwrap().keys[&one[0]].name();
+                ring.used(id, version, USES);
+                ring.renew().unwrap();
+                (one, id)
+            },
+            |ring, (one, id)| {
+                let now =
+                    ring.subjects(one).map_err(|error| error.to_string())?.keys[&one[0]].name();
+                assert_eq!(now, (*id, 2));
+                assert!(ring.find(*id, 1).is_ok() && ring.find(*id, 2).is_ok());
+                Ok(())
+            },
+            &sound,
+        );
+        traps.each(
+            "a rotation",
+            |_| (),
+            |ring, ()| said(ring.change(|keyset| keyset.rotate(Purpose::Field).map(drop))),
+            &|ring| {
+                let first = ring.find(field.id, 1);
+                sound(ring) && first.is_ok_and(|key| key.secret.expose() == field.secret.expose())
+            },
+        );
+        traps.each(
+            "a destruction",
+            |ring| {
+                ring.change(|keyset| keyset.rotate(Purpose::Token).map(drop)).unwrap();
+                let old = ring.primary(Purpose::Token).unwrap();
+                (old.id, old.version)
+            },
+            |ring, (id, version)| {
+                said(ring.change(|keyset| keyset.set(*id, *version, Status::Destroyed).map(drop)))?;
+                assert!(place.open().find(*id, *version).is_err());
+                Ok(())
+            },
+            &sound,
+        );
+        traps.each("a rewrap", |_| (), |ring, ()| said(ring.rewrap(None)), &sound);
+        traps.each(
+            "a rewrap of subjects",
+            |ring| ring.change(|keyset| keyset.rotate(Purpose::Wrap).map(drop)).unwrap(),
+            |ring, ()| {
+                while ring.rewrap_subjects().map_err(|error| error.to_string())? > 0 {}
+                Ok(())
+            },
+            &sound,
+        );
+        traps.each(
+            "a person who is forgotten and comes back",
+            |ring| {
+                let one = subject(ring);
+                (one, ring.subjects(&one).unwrap().keys[&one[0]].name())
+            },
+            |ring, (one, (id, version))| {
+                let forget = ring.erasures().unwrap();
+                let asked = forget.erase(one[0], "receipt", "customers", vec![1]);
+                let asked = asked.map_err(|error| error.to_string())?;
+                assert!(!matches!(asked, veilstream::crypto::erasure::Asked::Held));
+                assert!(ring.find(*id, *version).is_err());
+                assert_eq!(forget.leftover(one[0]).unwrap(), 0);
+                let since = ring.subjects(one).map_err(|error| error.to_string())?.erased[&one[0]];
+                let back = ring.rekey(&[(one[0], since)]).map_err(|error| error.to_string())?;
+                assert_ne!(back.keys[&one[0]].name().0, *id);
+                assert!(ring.find(*id, *version).is_err());
+                Ok(())
+            },
+            &sound,
+        );
+    });
+}
+
+/// The first start, too: whatever of a key store is there, `keys init` makes the rest.
+#[test]
+fn a_stop_while_the_key_store_is_made_is_made_up_for() {
+    let place = Place::postgres();
+    place.sql(
+        "CREATE TABLE trap (at INT); INSERT INTO trap VALUES (1); CREATE SEQUENCE step; \
+         CREATE FUNCTION step() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF nextval('step') = (SELECT at FROM trap) THEN \
+         PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60); END IF; END $$; \
+         CREATE EVENT TRIGGER step ON ddl_command_end EXECUTE FUNCTION step();",
+    );
+    let mut broken = 0;
+    while let Err(error) = Ring::create(&place.told(), place.path()) {
+        broken += 1;
+        assert!(Ring::open(&place.told(), place.path()).is_err(), "{error}");
+        place.sql(&format!("UPDATE trap SET at = {}; SELECT setval('step', 1, false)", broken + 1));
+    }
+    assert!(broken > 5, "{broken}");
+    let whole = |place: &Place| assert_eq!(place.open().list().count(), Purpose::ALL.len());
+    whole(&place);
+    // The tables are there, and the provider's key; the keys are not.
+    both(|place| {
+        place.create();
+        for sql in ["DELETE FROM keyring", "UPDATE revision SET number = 0"] {
+            place.sql(sql);
+        }
+        assert!(Ring::open(&place.told(), place.path()).is_err());
+        place.create();
+        whole(&place);
+    });
+}
+
 #[test]
 fn postgresql_on_another_machine_is_spoken_to_over_tls_alone() {
     let place = Place::sqlite();

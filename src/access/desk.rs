@@ -191,7 +191,7 @@ impl Desk {
     /// The roles that a user of the operating system has.
     pub fn roles_of_user(&self, name: &str) -> Vec<String> {
         let roles = (self.in_force)().roles;
-        roles.and_then(|roles| roles.users.get(name).cloned()).unwrap_or_default()
+        roles.map(|roles| roles.of_user(name)).unwrap_or_default()
     }
 
     /// The answers to a request; they are in the audit trail, allowed or denied. It waits for key store and broker.

@@ -124,8 +124,13 @@ fn role_json(role: &Role) -> Value {
     let views: Vec<String> = role.views.iter().map(ToString::to_string).collect();
     serde_json::json!({
         "role": role.name, "parent": role.parent, "views": views, "reveals": grants(role),
-        "erase": role.erase, "principals": role.principals,
+        "erase": role.erase, "quarantine": role.quarantine, "principals": role.principals,
     })
+}
+
+fn also(role: &Role) -> Vec<&'static str> {
+    let erase = role.erase.then_some("have people forgotten");
+    erase.into_iter().chain(role.quarantine.then_some("open quarantine")).collect()
 }
 
 fn print_roles(roles: &Roles) -> std::io::Result<()> {
@@ -133,7 +138,7 @@ fn print_roles(roles: &Roles) -> std::io::Result<()> {
     writeln!(out, "{} is valid: {} roles", roles.file.display(), roles.roles.len())?;
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["role", "part of", "reads", "may reveal", "may erase"]);
+    table.set_header(["role", "part of", "reads", "may reveal", "and may"]);
     for role in &roles.roles {
         let views: Vec<String> = role.views.iter().map(ToString::to_string).collect();
         table.add_row([
@@ -141,7 +146,7 @@ fn print_roles(roles: &Roles) -> std::io::Result<()> {
             role.parent.clone().unwrap_or_default(),
             views.join("\n"),
             grants(role).join("\n"),
-            if role.erase { "yes" } else { "" }.to_owned(),
+            also(role).join("\n"),
         ]);
     }
     writeln!(out, "{table}")

@@ -96,7 +96,7 @@ impl Whom {
         let plans = super::plans(&config)?;
         let mut actor = Actor::user();
         if let Some(roles) = &plans.roles {
-            actor.roles = roles.users.get(&actor.name).cloned().unwrap_or_default();
+            actor.roles = roles.of_user(&actor.name);
         }
         let name = format!("cli-{}", actor.name);
         let registry = Registry::new(fixed(&plans), &settings, &config, &name);

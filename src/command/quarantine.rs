@@ -84,6 +84,12 @@ impl Quarantine {
     }
 }
 
+/// Who wants to open records, and whether they may.
+struct Opener {
+    actor: Actor,
+    allowed: bool,
+}
+
 /// What the three have in common.
 struct Desk {
     config: Config,
@@ -125,15 +131,38 @@ impl Desk {
         quarantine::open(keys, &held.from, value).with_context(|| held.from.to_string())
     }
 
-    /// Durably, before anything is shown.
-    fn audit(&self, what: &'static str, purpose: &str, records: &[&Held]) -> anyhow::Result<()> {
-        let actor = Actor::user();
+    /// The keys, for who may open quarantine: where there are roles, one of theirs has to say so.
+    fn keys(&self) -> Result<(Opener, Arc<dyn KeySource>), Exit> {
+        let mut actor = Actor::user();
+        if self.config.access.is_none() {
+            let keys = keys::open(&self.config).map_err(|error| match error.is_passing() {
+                true => Exit::Failed(error.into()),
+                false => Exit::Usage(error.into()),
+            })?;
+            return Ok((Opener { actor, allowed: true }, keys));
+        }
+        let plans = super::plans(&self.config)?;
+        let roles = plans.roles.as_ref();
+        actor.roles = roles.map(|roles| roles.of_user(&actor.name)).unwrap_or_default();
+        let allowed = roles.is_some_and(|roles| roles.opens_quarantine(&actor.roles));
+        Ok((Opener { actor, allowed }, Arc::clone(&plans.keys)))
+    }
+
+    /// Durably, before anything is shown. An error where it is denied.
+    fn audit(
+        &self,
+        what: &'static str,
+        purpose: &str,
+        by: Opener,
+        records: &[&Held],
+    ) -> anyhow::Result<()> {
+        let Opener { actor, allowed } = by;
         let access = Access {
             by: actor.by.name(),
-            roles: Vec::new(),
+            roles: actor.roles,
             what,
             purpose: purpose.to_owned(),
-            allowed: true,
+            allowed,
             approved_by: None,
             records: records.iter().map(|held| held.from.to_string()).collect(),
             values: Vec::new(),
@@ -141,7 +170,14 @@ impl Desk {
         };
         let name = format!("cli-{}", access.actor);
         let trail = Trail::new(&self.settings, &self.config.audit.topic, &name);
-        Ok(trail.write(|auditor| auditor.accessed(&access))?)
+        trail.write(|auditor| auditor.accessed(&access))?;
+        match allowed {
+            true => Ok(()),
+            false => Err(anyhow!(
+                "{} may not open quarantine: no role of theirs has `quarantine: true` in the file of roles",
+                access.actor
+            )),
+        }
     }
 }
 
@@ -176,20 +212,13 @@ fn list(desk: &Desk, json: bool) -> Result<(), Exit> {
     Ok(())
 }
 
-fn keyset(desk: &Desk) -> Result<Arc<dyn KeySource>, Exit> {
-    keys::open(&desk.config).map_err(|error| match error.is_passing() {
-        true => Exit::Failed(error.into()),
-        false => Exit::Usage(error.into()),
-    })
-}
-
 fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
-    let keys = keyset(desk)?;
+    let (by, keys) = desk.keys()?;
     let held = desk.held()?;
     let found = held.iter().find(|held| held.from.to_string() == wanted);
     let found = found.ok_or_else(|| anyhow!("{wanted} is not in quarantine"))?;
     let opened = desk.open_record(keys.as_ref(), found)?;
-    desk.audit("quarantine-show", purpose, &[found])?;
+    desk.audit("quarantine-show", purpose, by, &[found])?;
     let mut out = std::io::stdout().lock();
     let text = |bytes: &Option<Vec<u8>>| match bytes {
         None => "(none)".to_owned(),
@@ -207,7 +236,7 @@ fn show(desk: &Desk, wanted: &str, purpose: &str) -> Result<(), Exit> {
 }
 
 fn replay(desk: &Desk, wanted: &[String], all: bool, purpose: &str) -> Result<(), Exit> {
-    let keys = keyset(desk)?;
+    let (by, keys) = desk.keys()?;
     let held = desk.held()?;
     let chosen: Vec<&Held> =
         held.iter().filter(|held| all || wanted.contains(&held.from.to_string())).collect();
@@ -225,7 +254,7 @@ fn replay(desk: &Desk, wanted: &[String], all: bool, purpose: &str) -> Result<()
         }
     }
     let chosen: Vec<&Held> = opened.iter().map(|(held, _)| *held).collect();
-    desk.audit("quarantine-replay", purpose, &chosen)?;
+    desk.audit("quarantine-replay", purpose, by, &chosen)?;
     let writer = Writer::open(&desk.settings)?;
     let progress = indicatif::ProgressBar::new(opened.len() as u64);
     for (held, opened) in opened {

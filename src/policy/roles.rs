@@ -37,6 +37,8 @@ pub struct Role {
     pub reveals: BTreeMap<(String, String), Approval>,
     /// Whether it may have a data subject forgotten, and hold that up.
     pub erase: bool,
+    /// Whether it may open quarantined records, which are raw, and send them through again.
+    pub quarantine: bool,
     /// Kafka's principals, such as `User:analytics`.
     pub principals: Vec<String>,
 }
@@ -82,5 +84,14 @@ impl Roles {
 
     pub fn erases(&self, names: &[String]) -> bool {
         self.named(names).any(|role| role.erase)
+    }
+
+    pub fn opens_quarantine(&self, names: &[String]) -> bool {
+        self.named(names).any(|role| role.quarantine)
+    }
+
+    /// What a user of the operating system has.
+    pub fn of_user(&self, name: &str) -> Vec<String> {
+        self.users.get(name).cloned().unwrap_or_default()
     }
 }

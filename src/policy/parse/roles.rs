@@ -13,7 +13,7 @@ use super::{Parser, Read};
 use crate::operator::Problem;
 
 const KEYS: &[&str] = &["purposes", "roles", "users"];
-const ROLE_KEYS: &[&str] = &["parent", "views", "reveal", "erase", "principals"];
+const ROLE_KEYS: &[&str] = &["parent", "views", "reveal", "erase", "quarantine", "principals"];
 const GRANT_KEYS: &[&str] = &["classes", "purposes", "approval"];
 
 impl Roles {
@@ -100,7 +100,7 @@ impl Parser<'_> {
         purposes: &[String],
         policies: &[&Policy],
     ) -> Option<Role> {
-        let map = self.mapping(node, "a role: `views`, `reveal`, `erase`")?;
+        let map = self.mapping(node, "a role: `views`, `reveal`, `erase`, `quarantine`")?;
         self.only(map, ROLE_KEYS, "a role");
         let parent =
             map.get_node("parent").and_then(|node| self.scalar(node, "the name of a role"));
@@ -132,6 +132,7 @@ impl Parser<'_> {
         }
         let yes = [("true", true), ("false", false)];
         let erase = self.choice(map.get_node("erase"), &yes, false);
+        let quarantine = self.choice(map.get_node("quarantine"), &yes, false);
         let mut principals = Vec::new();
         for word in self.words(map.get_node("principals"), "a principal of Kafka's, `User:NAME`") {
             let user = word.as_str().strip_prefix("User:").unwrap_or_default();
@@ -143,11 +144,12 @@ impl Parser<'_> {
                 false => principals.push(word.as_str().to_owned()),
             }
         }
-        if map.get_node("views").is_none() && !erase {
-            let expected = "a role that grants something: `views`, `reveal` or `erase`";
+        if map.get_node("views").is_none() && !erase && !quarantine {
+            let expected =
+                "a role that grants something: `views`, `reveal`, `erase` or `quarantine`";
             self.at(map.span(), format!("role `{name}`, which grants nothing"), expected);
         }
-        Some(Role { name, parent, views, reveals, erase, principals })
+        Some(Role { name, parent, views, reveals, erase, quarantine, principals })
     }
 
     fn grants(
@@ -230,7 +232,9 @@ impl Parser<'_> {
             Approval::Needed => format!("to reveal `{class}` for `{purpose}` with approval"),
         });
         let erase = (role.erase && !parent.erase).then(|| "to erase".to_owned());
-        let more: Vec<String> = views.chain(wider).chain(erase).collect();
+        let quarantine =
+            (role.quarantine && !parent.quarantine).then(|| "to open quarantine".to_owned());
+        let more: Vec<String> = views.chain(wider).chain(erase).chain(quarantine).collect();
         if !more.is_empty() {
             let found = format!(
                 "role `{}`, which may more than `{}`: {}",
@@ -456,6 +460,12 @@ users: { ann: fraud, bob: [lead] }
                 "role `other` with `crm/fraud`, whose `readers` do not name it",
             ),
             ("  fraud:\n", "  none: {}\n  fraud:\n", "role `none`, which grants nothing"),
+            ("  fraud:\n", "  clerk: { quarantine: true }\n  fraud:\n", ""),
+            (
+                "    parent: lead\n",
+                "    parent: lead\n    quarantine: true\n",
+                "may more than `lead`: to open quarantine",
+            ),
             (
                 "purposes: [case], approval: true }]",
                 "approval: true }]",
