@@ -27,7 +27,7 @@ use veilstream::config::Config;
 use veilstream::crypto::KeySource;
 use veilstream::keys::Ring;
 use veilstream::policy::{Plan, Policy};
-use veilstream::rewrite::{Images, RawRecord, Rewriter};
+use veilstream::rewrite::{RawRecord, Rewriter};
 
 /// Events of a batch, as the worker's default.
 const BATCH: usize = 10_000;
@@ -148,8 +148,7 @@ fn run(
         let keys = ring.subjects(&wanted).unwrap();
         outcome.keys.push(asked.elapsed());
         for (event, images) in batch.iter().zip(images) {
-            let key = |id: Option<_>| id.and_then(|id| keys.keys.get(&id));
-            let subjects = Images { before: key(images.before), after: key(images.after) };
+            let subjects = images.with(&keys);
             let value = Some(event.as_bytes());
             let record = RawRecord { value, subjects, ..RawRecord::default() };
             std::hint::black_box(rewriter.rewrite(&record).unwrap());

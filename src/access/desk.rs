@@ -398,7 +398,8 @@ fn open(
     place: &Place<'_>,
     asked: &Asked,
 ) -> Result<(Answer, Option<String>), AccessError> {
-    let site = Site { path: &place.path, domain: &place.domain, subject: true };
+    let (path, domain) = (&place.path, &place.domain);
+    let site = Site { path, domain, group: domain, subject: true };
     let refused = || Answer::without(Outcome::Refused);
     if let Treatment::Keyed(keyed) = &place.chosen.treatment
         && let Some(undone) =

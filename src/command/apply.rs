@@ -15,7 +15,7 @@ use super::{Exit, OrUsage};
 use crate::keys::Keyset;
 use crate::policy::Plan;
 use crate::quarantine::{Coordinates, Sealing};
-use crate::rewrite::{RawRecord, Rewriter};
+use crate::rewrite::Rewriter;
 
 const BUFFER: usize = 1 << 20;
 
@@ -101,6 +101,7 @@ fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow:
     let progress = progress();
     let mut line = Vec::new();
     let (mut number, mut told) = (0_u64, 0);
+    let now_ms = super::now_ms();
     loop {
         line.clear();
         let read = input.read_until(b'\n', &mut line)?;
@@ -116,7 +117,7 @@ fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow:
         if event.is_empty() {
             continue;
         }
-        let record = RawRecord { value: Some(event), ..RawRecord::default() };
+        let record = rewriter.event(event, now_ms);
         match rewriter.rewrite(&record) {
             Ok(out) => {
                 for value in out.records(0).filter_map(|record| record.value()) {

@@ -1,8 +1,6 @@
 //! Believable CRM traffic: customers created, changed and deleted, as Debezium tells of them, and now and then
 //! something malformed. Every person is made up.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -144,7 +142,7 @@ impl Customers {
             "consent": { "analytics": self.random.random_range(0..4) > 0 },
             // No path of the policy names it: it is dropped, and counted.
             "internal_score": self.random.random_range(0..100),
-            "updated_at": now_ms(),
+            "updated_at": super::now_ms(),
         })
     }
 
@@ -156,12 +154,12 @@ impl Customers {
             "before": before,
             "after": after,
             "source": {
-                "version": "3.0.0", "connector": "postgresql", "name": "crm", "ts_ms": now_ms(),
+                "version": "3.0.0", "connector": "postgresql", "name": "crm", "ts_ms": super::now_ms(),
                 "snapshot": "false", "db": "crm", "schema": "public", "table": "customers",
                 "lsn": self.position, "query": "UPDATE customers SET …",
             },
             "op": op,
-            "ts_ms": now_ms(),
+            "ts_ms": super::now_ms(),
         });
         record(key.to_string(), event.to_string())
     }
@@ -194,13 +192,9 @@ fn set(row: &mut Value, pointer: &str, value: Value) {
 
 fn record(key: String, value: String) -> OwnedRecord {
     OwnedRecord {
-        timestamp_ms: Some(now_ms()),
+        timestamp_ms: Some(super::now_ms()),
         key: Some(key.into_bytes()),
         value: Some(value.into_bytes()),
         ..OwnedRecord::default()
     }
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }

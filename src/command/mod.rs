@@ -21,6 +21,7 @@ mod topics;
 mod traffic;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 
@@ -122,6 +123,10 @@ impl Cli {
         eprintln!("veilstream: {error:#}");
         ExitCode::from(code)
     }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }
 
 /// Text for a terminal: no control character of an event reaches it, but line ends and tabs.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Exit, OrUsage, events, printable};
 use crate::keys::Keyset;
 use crate::policy::Plan;
-use crate::rewrite::{Disposition, RawRecord, Rewriter};
+use crate::rewrite::{Disposition, Rewriter};
 
 /// Show what each view gets of the events of a file, side by side with what came in
 #[derive(Args)]
@@ -41,11 +41,12 @@ impl Preview {
         let plan = Arc::new(Plan::compile(Arc::new(policy), &keys).or_usage()?);
         let mut rewriter = Rewriter::new(Arc::clone(&plan));
         let width = if self.full { Width::Full } else { Width::Short };
+        let now_ms = super::now_ms();
         let mut failed = 0;
         let mut out = std::io::stdout().lock();
         for (number, event) in events.iter().enumerate() {
             writeln!(out, "event {}", number + 1)?;
-            let record = RawRecord { value: Some(event.as_bytes()), ..RawRecord::default() };
+            let record = rewriter.event(event.as_bytes(), now_ms);
             match rewriter.rewrite(&record) {
                 Ok(treated) => {
                     let columns: Vec<Column> = (0..plan.views.len())

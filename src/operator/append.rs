@@ -16,6 +16,7 @@ pub const SPEC: Spec = Spec {
     reversible: true,
     deterministic: true,
     distinct: true,
+    of_subject: false,
     parameters: &[Parameter { name: "text", default: "required", doc: "what to append" }],
     examples: &[Example {
         policy: "append: ' (test)'",

@@ -1,12 +1,15 @@
 //! The parameters of a treatment as they stand in the policy, read with their places so that a mistake is
 //! reported where it is.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use marked_yaml::Node;
 use marked_yaml::types::{MarkedScalarNode, Span};
 
+use super::decimal::Decimal;
 use crate::crypto::recipient::Recipient;
 
 /// Something wrong at a place of a policy file.
@@ -63,7 +66,31 @@ pub struct Arguments<'a> {
     node: Option<&'a Node>,
     known: Vec<&'static str>,
     problems: Vec<Problem>,
-    recipients: &'a Recipients,
+    around: &'a Around<'a>,
+}
+
+/// What a policy has around its treatments.
+pub struct Around<'r> {
+    pub recipients: Recipients,
+    /// Where names of files begin.
+    folder: PathBuf,
+    read: &'r dyn Fn(&Path) -> std::io::Result<String>,
+    opened: RefCell<Vec<(PathBuf, String)>>,
+}
+
+impl<'r> Around<'r> {
+    pub fn new(
+        recipients: Recipients,
+        folder: &Path,
+        read: &'r dyn Fn(&Path) -> std::io::Result<String>,
+    ) -> Around<'r> {
+        Around { recipients, folder: folder.to_owned(), read, opened: RefCell::default() }
+    }
+
+    /// The files that treatments were made of, with their texts.
+    pub fn take_opened(&self) -> Vec<(PathBuf, String)> {
+        self.opened.take()
+    }
 }
 
 /// Public keys by the names that the policy gives them.
@@ -75,11 +102,11 @@ impl<'a> Arguments<'a> {
         operator: &'static str,
         span: Span,
         node: Option<&'a Node>,
-        recipients: &'a Recipients,
+        around: &'a Around<'a>,
     ) -> Self {
         // `tokenize:` with nothing behind it is `tokenize`.
         let node = node.filter(|node| node.as_scalar().is_none_or(|word| !word.is_empty()));
-        Arguments { operator, span, node, known: Vec::new(), problems: Vec::new(), recipients }
+        Arguments { operator, span, node, known: Vec::new(), problems: Vec::new(), around }
     }
 
     /// A scalar in place of a mapping stands for the parameter `name`: `mask: email`.
@@ -127,6 +154,30 @@ impl<'a> Arguments<'a> {
         number
     }
 
+    /// A number of at most so many digits before and behind its point.
+    pub fn decimal(&mut self, name: &'static str, digits: i64) -> Option<Decimal> {
+        let scalar = self.scalar(name)?;
+        let number = Decimal::parse(scalar.as_str())
+            .filter(|number| number.places() <= digits && number.size() <= digits);
+        if number.is_none() {
+            let expected = format!(
+                "a number for `{name}`, of at most {digits} digits before and behind its point"
+            );
+            self.problem(scalar.span(), format!("`{}`", scalar.as_str()), expected);
+        }
+        number
+    }
+
+    /// The same, above 0.
+    pub fn positive(&mut self, name: &'static str, digits: i64) -> Option<Decimal> {
+        let number = self.decimal(name, digits)?;
+        if !number.is_positive() {
+            let span = self.scalar(name).map_or(self.span, |scalar| *scalar.span());
+            self.problem(&span, "a number that is not", format!("a number above 0 for `{name}`"));
+        }
+        Some(number).filter(Decimal::is_positive)
+    }
+
     /// `true` or `false`; `default` where it is not there.
     pub fn flag(&mut self, name: &'static str, default: bool) -> bool {
         let Some(scalar) = self.scalar(name) else { return default };
@@ -154,14 +205,30 @@ impl<'a> Arguments<'a> {
         found
     }
 
+    /// The text of a file beside the policy.
+    pub fn file(&mut self, scalar: &MarkedScalarNode) -> Option<String> {
+        let path = self.around.folder.join(scalar.as_str());
+        match (self.around.read)(&path) {
+            Ok(text) => {
+                self.around.opened.borrow_mut().push((path, text.clone()));
+                Some(text)
+            }
+            Err(error) => {
+                let found = format!("a file that cannot be read, {}: {error}", path.display());
+                self.problem(scalar.span(), found, "a readable CSV file");
+                None
+            }
+        }
+    }
+
     /// One of the policy's `recipients`.
     pub fn recipient(&mut self, scalar: &'a MarkedScalarNode) -> Option<Recipient> {
         let name = scalar.as_str();
-        let found = self.recipients.get(name).cloned();
+        let found = self.around.recipients.get(name).cloned();
         if found.is_none() {
             let expected = "a name that stands in `recipients`, with a public key";
             let problem = Problem::at(scalar.span(), format!("`{name}`"), expected);
-            let known = self.recipients.keys().map(String::as_str);
+            let known = self.around.recipients.keys().map(String::as_str);
             self.problems.push(problem.or_nearest(name, known));
         }
         found

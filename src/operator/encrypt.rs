@@ -30,6 +30,7 @@ pub const SPEC: Spec = Spec {
     reversible: true,
     deterministic: false,
     distinct: false,
+    of_subject: false,
     parameters: &[
         Parameter {
             name: "mode",
@@ -170,7 +171,7 @@ impl Operator for SubjectEncrypting {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let key = scratch.subject.as_ref().ok_or(Refusal::Subject)?;
+        let key = scratch.subject_key.as_ref().ok_or(Refusal::Subject)?;
         out.push(b'"');
         key.seal_text(&self.0, value.text().as_bytes(), &mut scratch.bytes, out);
         out.push(b'"');

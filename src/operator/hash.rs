@@ -19,6 +19,7 @@ pub const SPEC: Spec = Spec {
     reversible: false,
     deterministic: true,
     distinct: true,
+    of_subject: false,
     parameters: &[],
     examples: &[Example { policy: "hash", input: r#""ann@example.com""#, output: "" }],
     build: |_| Some(Treatment::Keyed(Arc::new(Hash))),

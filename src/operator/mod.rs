@@ -5,26 +5,31 @@
 
 mod append;
 mod arguments;
+mod clamp;
 mod constant;
+mod decimal;
 mod encrypt;
+mod fake;
 mod generalize;
 mod hash;
 mod mask;
+mod noise;
 mod replace;
+mod shift_date;
 mod spec;
 mod text;
 mod tokenize;
 mod truncate;
 
 pub(crate) use arguments::shape;
-pub use arguments::{Arguments, Problem, Recipients, nearest};
+pub use arguments::{Arguments, Around, Problem, Recipients, nearest};
 pub use spec::{Family, Gives, Parameter, Spec, Takes};
 pub use tokenize::Tokenizer;
 
 use std::sync::Arc;
 
 use crate::crypto::ciphertext::SealKey;
-use crate::crypto::{DataKey, KeyError, KeySource, Purpose};
+use crate::crypto::{DataKey, KeyError, KeySource, Purpose, SubjectId};
 use crate::json::{Kind, Value};
 
 /// Every operator, in the order of the reference page.
@@ -40,7 +45,11 @@ pub const SPECS: &[&Spec] = &[
     &encrypt::SPEC,
     &tokenize::SPEC,
     &hash::SPEC,
+    &fake::SPEC,
     &generalize::SPEC,
+    &clamp::SPEC,
+    &noise::SPEC,
+    &shift_date::SPEC,
 ];
 
 /// The operator called `name`.
@@ -54,8 +63,11 @@ pub struct Scratch {
     pub text: String,
     pub other: String,
     pub bytes: Vec<u8>,
-    /// The key of the data subject whose row is treated, where there is one.
-    pub subject: Option<Arc<SealKey>>,
+    /// The data subject whose row is treated, where the policy says who that is, and their key.
+    pub subject: Option<SubjectId>,
+    pub subject_key: Option<Arc<SealKey>>,
+    /// The time of the event, in milliseconds since the epoch.
+    pub at_ms: Option<i64>,
 }
 
 /// Why an operator will not treat a value. The record goes to quarantine with this reason.
@@ -108,6 +120,8 @@ pub struct Site<'a> {
     pub path: &'a str,
     /// Separates pseudonyms and ciphertexts of audiences.
     pub domain: &'a str,
+    /// The same for all classes of the view.
+    pub group: &'a str,
     /// The policy says whose row it is.
     pub subject: bool,
 }
@@ -191,9 +205,14 @@ fn characters<'s>(value: &Value<'s>, scratch: &'s mut String) -> Result<&'s str,
 
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::path::Path;
+
     use marked_yaml::{Node, parse_yaml};
 
     use super::*;
+
+    /// The file `words.csv` of the tests and of the examples.
+    pub const WORDS: &str = "nurse;health;*\nsurgeon;health;*\nwelder;industry;*\n";
 
     /// What a treatment that needs no key comes to, or what is wrong with it.
     pub fn read(policy: &str) -> Result<Arc<dyn Operator>, Vec<String>> {
@@ -204,8 +223,13 @@ pub(crate) mod testing {
             node => (node.as_scalar().unwrap(), None),
         };
         let spec = find(name.as_str()).unwrap();
-        let none = Recipients::new();
-        let mut arguments = Arguments::new(spec.name, *node.span(), given, &none);
+        let read = |path: &Path| match path.to_str() {
+            Some("words.csv") => Ok(WORDS.to_owned()),
+            Some("counts.csv") => Ok("nurse;1200\npope;1\nmonk;40\na, b,50\n7;51\n\n".to_owned()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let around = Around::new(Recipients::new(), Path::new(""), &read);
+        let mut arguments = Arguments::new(spec.name, *node.span(), given, &around);
         let treatment = (spec.build)(&mut arguments);
         let problems = arguments.finish();
         match treatment {

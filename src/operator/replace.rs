@@ -15,6 +15,7 @@ pub const SPEC: Spec = Spec {
     reversible: false,
     deterministic: true,
     distinct: false,
+    of_subject: false,
     parameters: &[Parameter { name: "with", default: "required", doc: "the text" }],
     examples: &[Example { policy: "replace: BIP", input: r#""Bob""#, output: r#""BIP""# }],
     build: |arguments| match arguments.bare("with") {

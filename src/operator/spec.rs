@@ -11,6 +11,7 @@ pub enum Family {
     Encrypt,
     Pseudonymize,
     Generalize,
+    Perturb,
 }
 
 impl Family {
@@ -21,6 +22,7 @@ impl Family {
             Family::Encrypt => "encrypt",
             Family::Pseudonymize => "pseudonymize",
             Family::Generalize => "generalize",
+            Family::Perturb => "perturb",
         }
     }
 }
@@ -108,6 +110,8 @@ pub struct Spec {
     pub deterministic: bool,
     /// Deterministic, and different inputs give different outputs: fit for a record key.
     pub distinct: bool,
+    /// What comes out depends on whose row it is: the policy has to say that, with `subject`.
+    pub of_subject: bool,
     pub parameters: &'static [Parameter],
     pub examples: &'static [Example],
     /// Reads the parameters; what is wrong with them is reported to the arguments.

@@ -21,6 +21,7 @@ pub const SPEC: Spec = Spec {
     reversible: false,
     deterministic: true,
     distinct: true,
+    of_subject: false,
     parameters: &[
         Parameter { name: "prefix", default: "none", doc: "text before the token, such as `cus_`" },
         Parameter {

@@ -181,9 +181,17 @@ impl Policy {
 
     /// Keyed treatments of `view` for `class` work in this domain unless they name one.
     pub fn domain(&self, view: &View, class: &str) -> String {
-        match &view.domain {
-            Some(domain) => format!("{domain}/{class}"),
-            None => format!("{}/{}/{class}", self.name, view.name),
-        }
+        format!("{}/{class}", self.group(view))
+    }
+
+    /// The domain of what has to agree between the classes of `view`.
+    pub fn group(&self, view: &View) -> String {
+        view.domain.clone().unwrap_or_else(|| format!("{}/{}", self.name, view.name))
+    }
+
+    /// What the views do with the fields.
+    pub fn treatments(&self) -> impl Iterator<Item = &Chosen> {
+        let of = |view| self.fields.iter().filter_map(move |field| View::field(view, field));
+        self.views.iter().flat_map(of)
     }
 }

@@ -14,7 +14,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::model::*;
 use super::path::{Path, Segment};
 use crate::crypto::recipient::Recipient;
-use crate::operator::{self, Arguments, Gives, Problem, Recipients, Treatment};
+use crate::operator::{self, Arguments, Around, Gives, Problem, Recipients, Treatment};
 
 /// A file's text by its name; the seam that lets tests and the playground parse without a disk.
 pub type Read<'r> = &'r dyn Fn(&FilePath) -> std::io::Result<String>;
@@ -95,6 +95,15 @@ impl<'r> Parser<'r> {
         self.error(Problem::at(span, found, expected));
     }
 
+    /// A file that the policy is made of was read.
+    fn read(&mut self, file: &FilePath, text: &str) {
+        if !self.files.iter().any(|known| known == file) {
+            self.files.push(file.to_owned());
+        }
+        self.digest.update((text.len() as u64).to_be_bytes());
+        self.digest.update(text.as_bytes());
+    }
+
     /// Reads a file into the digest and parses it. `asked` is where it was included.
     fn open(&mut self, file: &FilePath, asked: Option<&Span>) -> Option<Node> {
         let text = match (self.read)(file) {
@@ -106,9 +115,7 @@ impl<'r> Parser<'r> {
                 return None;
             }
         };
-        self.files.push(file.to_owned());
-        self.digest.update((text.len() as u64).to_be_bytes());
-        self.digest.update(text.as_bytes());
+        self.read(file, &text);
         self.file = file.display().to_string();
         let options = LoaderOptions::default().error_on_duplicate_keys(true);
         match parse_yaml_with_options(0, &text, options) {
@@ -305,6 +312,7 @@ impl<'r> Parser<'r> {
         for (span, view) in &views {
             self.key_of(&policy, span, view);
             self.disclosures(&policy, span, view);
+            self.of_nobody(&policy, span, view);
         }
         Some(policy)
     }
@@ -457,7 +465,9 @@ impl<'r> Parser<'r> {
             return None;
         };
         let recipients = std::mem::take(&mut self.recipients);
-        let mut read = Arguments::new(spec.name, *name.span(), arguments, &recipients);
+        let folder = FilePath::new(&self.file).parent().unwrap_or(FilePath::new(""));
+        let around = Around::new(recipients, folder, self.read);
+        let mut read = Arguments::new(spec.name, *name.span(), arguments, &around);
         let treatment = (spec.build)(&mut read);
         let domain = match treatment {
             Some(Treatment::Keyed(_)) => read.scalar("domain"),
@@ -465,7 +475,8 @@ impl<'r> Parser<'r> {
         };
         let domain = domain.and_then(|word| self.valid_name(word, "the name of a domain"));
         let problems = read.finish();
-        self.recipients = recipients;
+        around.take_opened().iter().for_each(|(file, text)| self.read(file, text));
+        self.recipients = around.recipients;
         let sound = problems.is_empty();
         problems.into_iter().for_each(|problem| self.error(problem));
         let treatment = treatment.filter(|_| sound)?;
@@ -489,6 +500,17 @@ impl<'r> Parser<'r> {
             let expected = "a deterministic treatment of the subject, which the record key holds (keep, \
                             tokenize, hash, `encrypt: deterministic`, `encrypt` with `mode: fpe`), or `key: tokenize`, or `key: drop`";
             self.at(span, found, expected);
+        }
+    }
+
+    /// What depends on whose row it is takes a policy that says so.
+    fn of_nobody(&mut self, policy: &Policy, span: &Span, view: &View) {
+        let mut chosen = policy.fields.iter().filter_map(|field| view.field(field));
+        if policy.subject.is_none()
+            && let Some(chosen) = chosen.find(|chosen| chosen.spec.of_subject)
+        {
+            let found = format!("view `{}` with `{}`", view.name, chosen.text);
+            self.at(span, found, "`subject:` in the policy: it depends on whose row it is");
         }
     }
 

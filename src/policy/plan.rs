@@ -143,12 +143,17 @@ pub struct SubjectPlan {
 
 impl SubjectPlan {
     /// For a policy that says whose rows its events are, where keys of data subjects are kept: events of those who are
-    /// forgotten are to be known, whatever is done with their fields.
+    /// forgotten are to be known, whatever is done with their fields. Elsewhere where a treatment depends on it.
     fn of(policy: &Policy, keys: &dyn KeySource) -> Result<Option<SubjectPlan>, KeyError> {
-        let Some(subject) = policy.subject.as_ref().filter(|_| keys.has_subjects()) else {
-            return Ok(None);
+        let Some(subject) = &policy.subject else { return Ok(None) };
+        let digester = match keys.has_subjects() {
+            true => Self::digester(keys, &policy.population)?,
+            // Nothing but the treatment sees it, which has a key of its own.
+            false if policy.treatments().any(|chosen| chosen.spec.of_subject) => {
+                Digester::from_key(b"veilstream/subject")
+            }
+            false => return Ok(None),
         };
-        let digester = Self::digester(keys, &policy.population)?;
         Ok(Some(SubjectPlan { path: subject.names(), digester }))
     }
 
@@ -364,13 +369,15 @@ impl Plan {
                     let domain =
                         chosen.domain.clone().unwrap_or_else(|| policy.domain(view, class));
                     let subject = policy.subject.is_some();
-                    let site = Site { path: &place, domain: &domain, subject };
+                    let group = chosen.domain.clone().unwrap_or_else(|| policy.group(view));
+                    let site = Site { path: &place, domain: &domain, group: &group, subject };
                     let keys = view.keys(keys)?;
                     let Some(bound) = chosen.treatment.bind(site, &keys)? else { continue };
                     self.sealing.extend(bound.sealing);
                     let key = bound.key.map(|(purpose, key)| self.key_index(purpose, &key));
                     // A keyed digest costs more than to remember it.
-                    let memo = (key.is_some() && chosen.spec.deterministic).then_some(self.memos);
+                    let same = chosen.spec.deterministic && !chosen.spec.of_subject;
+                    let memo = (key.is_some() && same).then_some(self.memos);
                     self.memos += usize::from(memo.is_some());
                     let apply = || Apply {
                         view: at,

@@ -14,13 +14,12 @@ mod walk;
 
 pub use failure::{Failure, Reason, Stage};
 pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized, TraceParent};
-pub use subject::Images;
+pub use subject::{Images, Whose};
 pub use tally::Tally;
 
 use std::sync::Arc;
 
 use crate::crypto::SubjectId;
-use crate::crypto::ciphertext::SealKey;
 use crate::json::{Bounds, Scanner};
 use crate::policy::{Format, KeyRule, Plan};
 use debezium::{Envelope, Form};
@@ -48,7 +47,9 @@ pub struct RawRecord<'a> {
     pub value: Option<&'a [u8]>,
     pub headers: &'a [Header<'a>],
     /// Whose rows its images are, as [`Rewriter::subjects`] says; none where the plan does not ask for it.
-    pub subjects: Images<&'a Arc<SealKey>>,
+    pub subjects: Images<Whose<'a>>,
+    /// The record's own, in milliseconds since the epoch.
+    pub timestamp_ms: Option<i64>,
 }
 
 /// A plan at work, with its buffers. One for each lane and source.
@@ -112,6 +113,13 @@ impl Rewriter {
         subject::find(plan, *bounds, &mut memory.scratch.other, value.unwrap_or_default())
     }
 
+    /// An event that is no record of Kafka's, without keys of data subjects; `at_ms` is when it happened.
+    pub fn event<'a>(&mut self, value: &'a [u8], at_ms: i64) -> RawRecord<'a> {
+        let subjects = self.subjects(Some(value)).map(|id| Whose { id, key: None });
+        let timestamp_ms = Some(at_ms);
+        RawRecord { value: Some(value), subjects, timestamp_ms, ..RawRecord::default() }
+    }
+
     /// Sanitizes one record for all views.
     pub fn rewrite<'r>(&'r mut self, record: &RawRecord<'r>) -> Result<Rewritten<'r>, Failure> {
         self.sanitize(record)?;
@@ -121,7 +129,7 @@ impl Rewriter {
     fn sanitize(&mut self, record: &RawRecord<'_>) -> Result<(), Failure> {
         self.dispositions.clear();
         self.memory.unclassified = 0;
-        self.memory.begin(record.subjects);
+        self.memory.begin(record);
         self.key(record.key)?;
         // The key's fields are the row's again: they count once, and decide nothing.
         self.memory.journal.clear();

@@ -1,8 +1,11 @@
 //! Whose row it is, found before the rewrite: the keys of a batch's subjects are had in one query, and the rewrite waits
 //! for nothing.
 
+use std::sync::Arc;
+
 use super::walk::Image;
-use crate::crypto::SubjectId;
+use crate::crypto::ciphertext::SealKey;
+use crate::crypto::{SubjectId, SubjectKeys};
 use crate::event::debezium::{Part, UNAVAILABLE};
 use crate::json::{Bounds, Kind, Scanner, SyntaxError};
 use crate::policy::{Format, Plan, Role, SubjectPlan};
@@ -39,6 +42,21 @@ impl<T> Images<T> {
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.before.iter().chain(&self.after)
+    }
+}
+
+/// Whose row an image is.
+#[derive(Clone, Copy)]
+pub struct Whose<'a> {
+    pub id: SubjectId,
+    /// None where there are no keys of data subjects.
+    pub key: Option<&'a Arc<SealKey>>,
+}
+
+impl Images<SubjectId> {
+    /// With the keys that are at hand.
+    pub fn with(self, keys: &SubjectKeys) -> Images<Whose<'_>> {
+        self.map(|id| Whose { id, key: keys.keys.get(&id) })
     }
 }
 

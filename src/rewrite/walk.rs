@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
+use super::RawRecord;
 use super::failure::{Failure, Reason, Stage};
 use super::subject::Images;
 use super::track::{Frame, Place};
+use crate::crypto::SubjectId;
 use crate::crypto::ciphertext::SealKey;
 use crate::event::debezium::UNAVAILABLE;
 use crate::json::{Kind, Scanner, Value};
@@ -58,8 +60,8 @@ pub struct Memory {
     /// The leaves met in this event.
     pub journal: Vec<LeafId>,
     pub captured: Vec<Captured>,
-    /// Keys of the subjects of this event's images.
-    subjects: Images<Arc<SealKey>>,
+    /// Whose rows this event's images are, with their keys.
+    subjects: Images<(SubjectId, Option<Arc<SealKey>>)>,
     /// How often the image in work has said whose it is.
     told: u32,
     /// Unclassified values met in this event.
@@ -121,9 +123,17 @@ impl Memory {
 
 impl Memory {
     /// An event begins: no key of the last one is left.
-    pub fn begin(&mut self, subjects: Images<&Arc<SealKey>>) {
-        self.scratch.subject = None;
-        self.subjects = subjects.map(Arc::clone);
+    pub fn begin(&mut self, record: &RawRecord<'_>) {
+        self.of(None);
+        self.scratch.at_ms = record.timestamp_ms;
+        self.subjects = record.subjects.map(|whose| (whose.id, whose.key.cloned()));
+    }
+
+    /// The row of a data subject begins.
+    fn of(&mut self, whose: Option<(SubjectId, Option<Arc<SealKey>>)>) {
+        let (subject, key) = whose.unzip();
+        self.scratch.subject = subject;
+        self.scratch.subject_key = key.flatten();
     }
 }
 
@@ -132,7 +142,8 @@ impl<'p> Walk<'p> {
     pub fn enter(&mut self, image: Image) {
         self.image = image;
         self.memory.told = 0;
-        self.memory.scratch.subject = self.memory.subjects.of(image).cloned();
+        let whose = self.memory.subjects.of(image).cloned();
+        self.memory.of(whose);
     }
 
     fn actions(&self, leaf: LeafId) -> &'p Actions {

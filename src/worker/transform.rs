@@ -228,6 +228,9 @@ impl<'l> Transform<'l> {
             };
             found.push(images);
         }
+        if !self.plans.keys.has_subjects() {
+            return Ok(found);
+        }
         wanted.sort_unstable();
         wanted.dedup();
         let began = Instant::now();
@@ -306,10 +309,8 @@ impl<'l> Transform<'l> {
             key: record.key().filter(|_| !silent),
             value: record.value().filter(|_| !erased),
             headers: headers.as_deref().unwrap_or_default(),
-            subjects: Images {
-                before: subjects.before.and_then(|id| self.subjects.keys.get(&id)),
-                after: subjects.after.and_then(|id| self.subjects.keys.get(&id)),
-            },
+            subjects: subjects.with(&self.subjects),
+            timestamp_ms: record.timestamp_ms(),
         };
         let plan = Arc::clone(rewriter.plan());
         let (partition, offset) = (record.partition(), record.offset());

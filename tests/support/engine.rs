@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use veilstream::crypto::KeySource;
+use veilstream::crypto::{KeySource, SubjectKeys};
 use veilstream::keys::Keyset;
 use veilstream::policy::{Plan, Policy};
-use veilstream::rewrite::{Disposition, Failure, Images, RawRecord, Rewriter, Rewritten};
+use veilstream::rewrite::{Disposition, Failure, RawRecord, Rewriter, Rewritten};
 
 pub struct Engine<K = Keyset> {
     pub keys: K,
@@ -45,12 +45,13 @@ impl<K: KeySource> Engine<K> {
     ) -> T {
         let subjects = self.rewriter.subjects(record.value);
         let wanted: Vec<_> = subjects.iter().copied().collect();
-        let found = self.keys.subjects(&wanted).unwrap();
-        let subjects = Images {
-            before: subjects.before.and_then(|id| found.keys.get(&id)),
-            after: subjects.after.and_then(|id| found.keys.get(&id)),
+        let found = match self.keys.has_subjects() {
+            true => self.keys.subjects(&wanted).unwrap(),
+            false => SubjectKeys::default(),
         };
-        then(self.rewriter.rewrite(&RawRecord { subjects, ..record }))
+        let timestamp_ms = Some(1_767_225_600_000);
+        let subjects = subjects.with(&found);
+        then(self.rewriter.rewrite(&RawRecord { subjects, timestamp_ms, ..record }))
     }
 
     /// What each view gets of a record.

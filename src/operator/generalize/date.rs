@@ -6,8 +6,8 @@ use jiff::Span;
 use jiff::civil::Date;
 use jiff::fmt::temporal::Pieces;
 
-use super::decimal::Decimal;
 use crate::json::{Kind, Value, write_string};
+use crate::operator::decimal::Decimal;
 use crate::operator::{Operator, Refusal, Scratch, characters};
 
 /// What of a date is left.
@@ -93,14 +93,15 @@ impl std::fmt::Display for Year {
 
 /// What a number counts from 1970-01-01, as Debezium and others write dates.
 #[derive(Clone, Copy)]
-pub(super) struct Unit {
+pub(in crate::operator) struct Unit {
     per_day: i128,
 }
 
 impl Unit {
-    pub(super) const WORDS: &[&str] = &["days", "seconds", "millis", "micros", "nanos"];
+    pub(in crate::operator) const WORDS: &[&str] =
+        &["days", "seconds", "millis", "micros", "nanos"];
 
-    pub(super) fn of(word: &str) -> Self {
+    pub(in crate::operator) fn of(word: &str) -> Self {
         let per_day = match word {
             "seconds" => 86_400,
             "millis" => 86_400_000,
@@ -111,8 +112,12 @@ impl Unit {
         Unit { per_day }
     }
 
+    pub(in crate::operator) fn per_day(self) -> i128 {
+        self.per_day
+    }
+
     /// The day in UTC.
-    fn date(self, number: &str) -> Option<Date> {
+    pub(in crate::operator) fn date(self, number: &str) -> Option<Date> {
         let number = Decimal::parse(number)?.floor(0)?;
         let days = i64::try_from(number.div_euclid(self.per_day)).ok()?;
         Date::constant(1970, 1, 1).checked_add(Span::new().try_days(days).ok()?).ok()
@@ -154,7 +159,7 @@ impl Operator for DatePeriod {
 }
 
 /// The date of an ISO 8601 date or date-time as it is written, wherever its offset or zone would move it.
-fn local_date(written: &str, buffer: &mut String) -> Option<Date> {
+pub(in crate::operator) fn local_date(written: &str, buffer: &mut String) -> Option<Date> {
     if let Some(date) = plain_date(written.as_bytes()) {
         return Some(date);
     }

@@ -1,7 +1,9 @@
 //! `generalize`: says less of a value, but nothing wrong: a range, a period, a network, a group.
 
+mod age;
+mod common;
 mod date;
-mod decimal;
+mod geohash;
 mod network;
 mod numbers;
 mod words;
@@ -12,7 +14,8 @@ use std::sync::Arc;
 use marked_yaml::Node;
 use marked_yaml::types::MarkedScalarNode;
 
-use self::date::{DatePeriod, Period, Unit};
+use self::date::{DatePeriod, Period};
+pub(super) use self::date::{Unit, local_date};
 use self::network::Network;
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
 use super::{Arguments, Operator, Treatment, mask, shape};
@@ -21,12 +24,13 @@ pub const SPEC: Spec = Spec {
     name: "generalize",
     family: Family::Generalize,
     summary: "Publishes the range, period, network or group that the value lies in. It takes exactly one of \
-              numbers, date, prefix, ip_prefix, map.",
+              numbers, date, age, prefix, ip_prefix, geohash, map, common.",
     takes: Takes::Text,
     gives: Gives::String,
     reversible: false,
     deterministic: true,
     distinct: false,
+    of_subject: false,
     parameters: &[
         Parameter {
             name: "numbers",
@@ -52,8 +56,20 @@ pub const SPEC: Spec = Spec {
         Parameter {
             name: "unit",
             default: "none",
-            doc: "with date: what dates given as JSON numbers count since 1970-01-01 UTC: days, seconds, \
+            doc: "with date and age: what dates given as JSON numbers count since 1970-01-01 UTC: days, seconds, \
                   millis, micros or nanos. Without it a number is not a date",
+        },
+        Parameter {
+            name: "age",
+            default: "none",
+            doc: "as numbers: the range of the whole years since a birth date. What is not a date, or lies ahead, is \
+                  quarantined: not_a_date",
+        },
+        Parameter {
+            name: "on",
+            default: "the record's timestamp",
+            doc: "with age: the day, such as `2026-01-01` (UTC), on which it is counted; the age of a person who is \
+                  published again grows otherwise",
         },
         Parameter {
             name: "prefix",
@@ -78,6 +94,12 @@ pub const SPEC: Spec = Spec {
             doc: "with ip_prefix: how many bits of an IPv6 address stay, 0 to 128",
         },
         Parameter {
+            name: "geohash",
+            default: "none",
+            doc: "how many characters of the geohash are told, 1 to 12, of a text `LATITUDE,LONGITUDE` in degrees or of a \
+                  geohash: 5 is about 5 km, 6 about 1 km. What is neither is quarantined: wrong_type",
+        },
+        Parameter {
             name: "map",
             default: "none",
             doc: "words and the group of each; they must match in every character",
@@ -85,7 +107,19 @@ pub const SPEC: Spec = Spec {
         Parameter {
             name: "other",
             default: "other",
-            doc: "with map: the group of every other word",
+            doc: "with map and common: what stands for every other word",
+        },
+        Parameter {
+            name: "common",
+            default: "none",
+            doc: "rare-value suppression: a CSV file beside the policy with a word and how many people have it on each \
+                  line, `nurse;1200`. Words of `least` people pass, all others, which may single somebody out, become \
+                  `other`",
+        },
+        Parameter {
+            name: "least",
+            default: "50",
+            doc: "with common: of how many people a word is common",
         },
     ],
     examples: &[
@@ -116,6 +150,16 @@ pub const SPEC: Spec = Spec {
             output: r#""1980s""#,
         },
         Example {
+            policy: "generalize: { age: [18, 30, 65], on: 2026-11-26 }",
+            input: r#""1985-04-12""#,
+            output: r#""30-64""#,
+        },
+        Example {
+            policy: "generalize: { geohash: 5 }",
+            input: r#""48.8584,2.2945""#,
+            output: r#""u09tu""#,
+        },
+        Example {
             policy: "generalize: { prefix: 2, with: '0' }",
             input: r#""75011""#,
             output: r#""75000""#,
@@ -135,28 +179,32 @@ pub const SPEC: Spec = Spec {
 };
 
 /// The parameters of which exactly one is given.
-const WAYS: [&str; 5] = ["numbers", "date", "prefix", "ip_prefix", "map"];
+const WAYS: [&str; 8] =
+    ["numbers", "date", "age", "prefix", "ip_prefix", "geohash", "map", "common"];
 
-/// The other parameters, and the one that each goes with.
-const COMPANIONS: [(&str, &str); 5] = [
-    ("as", "date"),
-    ("unit", "date"),
-    ("with", "prefix"),
-    ("ip6_prefix", "ip_prefix"),
-    ("other", "map"),
+/// The other parameters, and those that each goes with.
+const COMPANIONS: [(&str, &[&str]); 7] = [
+    ("as", &["date"]),
+    ("unit", &["date", "age"]),
+    ("on", &["age"]),
+    ("with", &["prefix"]),
+    ("ip6_prefix", &["ip_prefix"]),
+    ("other", &["map", "common"]),
+    ("least", &["common"]),
 ];
 
 fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
     let given = WAYS.map(|name| Some((name, arguments.node(name)?)));
     let mut given = given.into_iter().flatten();
     let (way, second) = (given.next(), given.next());
-    for (name, companion) in COMPANIONS {
-        if second.is_none() && way.is_some_and(|(way, _)| way == companion) {
+    for (name, companions) in COMPANIONS {
+        if second.is_none() && way.is_some_and(|(way, _)| companions.contains(&way)) {
             continue;
         }
         // Where the way itself is in doubt, that is the only mistake to report.
         if let (Some(node), Some((way, _)), None) = (arguments.node(name), way, second) {
-            let expected = format!("no `{name}` with `{way}`: it goes with `{companion}`");
+            let expected =
+                format!("no `{name}` with `{way}`: it goes with `{}`", companions.join("` and `"));
             arguments.problem(node.span(), format!("`{name}`"), expected);
         }
     }
@@ -176,9 +224,17 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
             let period = arguments.one_of(word, Period::WORDS);
             let form = arguments.scalar("as");
             let start = arguments.one_of(form, &["short", "start"]) == Some("start");
-            let unit = arguments.scalar("unit");
-            let unit = arguments.one_of(unit, Unit::WORDS).map(Unit::of);
+            let unit = unit(arguments);
             Arc::new(DatePeriod { period: Period::of(period?), start, unit })
+        }
+        "age" => Arc::new(age::build(arguments, node)?),
+        "geohash" => {
+            let length = number(arguments, way, node, 1..=12)?;
+            Arc::new(geohash::Geohash { length: length as usize })
+        }
+        "common" => {
+            let file = one_value(arguments, way, node)?;
+            Arc::new(common::build(arguments, file)?)
         }
         "prefix" => {
             let with = mask::with(arguments);
@@ -196,6 +252,12 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
         }
     };
     Some(Treatment::Plain(operator))
+}
+
+/// What numbers count.
+fn unit(arguments: &mut Arguments<'_>) -> Option<Unit> {
+    let unit = arguments.scalar("unit");
+    arguments.one_of(unit, Unit::WORDS).map(Unit::of)
 }
 
 /// The scalar that `node`, the parameter `name`, must be.
@@ -291,6 +353,6 @@ mod tests {
         assert_wrong("generalize: { date: year, unit: days, numbers: 10 }", "exactly one");
         assert_wrong("generalize: { numbers: 10, unit: days }", "no `unit` with `numbers`");
         assert_wrong("generalize: { date: year, other: x }", "it goes with `map`");
-        assert_wrong("generalize: { date: year, round: x }", "ip_prefix, map");
+        assert_wrong("generalize: { date: year, round: x }", "ip_prefix, geohash, map");
     }
 }

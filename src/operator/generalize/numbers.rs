@@ -2,9 +2,9 @@
 
 use marked_yaml::Node;
 
-use super::decimal::Decimal;
 use crate::json::{Value, write_string};
-use crate::operator::{Arguments, Operator, Refusal, Scratch, characters, shape};
+use crate::operator::decimal::{Decimal, decimal_text};
+use crate::operator::{Arguments, Operator, Refusal, Scratch, shape};
 
 /// Reads `numbers`: a width or a list of borders.
 pub(super) fn build(arguments: &mut Arguments<'_>, node: &Node) -> Option<Box<dyn Operator>> {
@@ -51,11 +51,6 @@ pub(super) fn build(arguments: &mut Arguments<'_>, node: &Node) -> Option<Box<dy
     }
 }
 
-fn number(value: &Value<'_>, scratch: &mut Scratch) -> Result<Decimal, Refusal> {
-    let text = characters(value, &mut scratch.text)?;
-    Decimal::parse(text).ok_or(Refusal::NotANumber)
-}
-
 /// The range of integers from `from` up to but without `to`; `None` where a sign would be taken for a dash.
 fn integers(from: i128, to: i128) -> Option<String> {
     let last = to.checked_sub(1)?;
@@ -93,18 +88,6 @@ impl Width {
     }
 }
 
-/// `units` with a point before its last `places` digits, and no zeros behind it.
-fn decimal_text(units: i128, places: i64) -> String {
-    let places = usize::try_from(places).unwrap_or(0);
-    let sign = if units < 0 { "-" } else { "" };
-    let digits = format!("{:0>1$}", units.unsigned_abs(), places + 1);
-    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(places));
-    match fraction.trim_end_matches('0') {
-        "" => format!("{sign}{whole}"),
-        fraction => format!("{sign}{whole}.{fraction}"),
-    }
-}
-
 impl Operator for Width {
     fn apply(
         &self,
@@ -112,7 +95,7 @@ impl Operator for Width {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let number = number(value, scratch)?;
+        let number = Decimal::of(value, &mut scratch.text)?;
         write_string(out, &self.range(&number).ok_or(Refusal::NotANumber)?);
         Ok(())
     }
@@ -166,7 +149,7 @@ impl Operator for Borders {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let number = number(value, scratch)?;
+        let number = Decimal::of(value, &mut scratch.text)?;
         let place = self.borders.partition_point(|border| *border <= number);
         let range = self.ranges.get(place).ok_or(Refusal::NotANumber)?;
         write_string(out, if number.is_integer() { &range.integers } else { &range.numbers });

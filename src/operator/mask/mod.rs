@@ -29,6 +29,7 @@ pub const SPEC: Spec = Spec {
     reversible: false,
     deterministic: true,
     distinct: false,
+    of_subject: false,
     parameters: &[
         Parameter {
             name: "kind",

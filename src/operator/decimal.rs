@@ -2,10 +2,13 @@
 
 use std::cmp::Ordering;
 
+use super::{Refusal, characters};
+use crate::json::Value;
+
 /// A number out of text. It is compared digit by digit, so that neither 64-bit integers nor long decimals
 /// lose any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Decimal {
+pub struct Decimal {
     negative: bool,
     /// The digits without zeros at either end; none for 0.
     digits: Vec<u8>,
@@ -18,7 +21,7 @@ const MOST_DIGITS: usize = 38;
 
 impl Decimal {
     /// Reads a JSON number, or what a person may write in its place: `+5`, `007`, `.5`, spaces around it.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let negative = text.starts_with('-');
         let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -42,27 +45,37 @@ impl Decimal {
         Some(Decimal { negative, digits, point: point.saturating_add(exponent) })
     }
 
-    pub(super) fn is_positive(&self) -> bool {
+    /// The number that a JSON value is, or its text.
+    pub fn of(value: &Value<'_>, buffer: &mut String) -> Result<Self, Refusal> {
+        Decimal::parse(characters(value, buffer)?).ok_or(Refusal::NotANumber)
+    }
+
+    pub fn is_positive(&self) -> bool {
         !self.negative && !self.digits.is_empty()
     }
 
-    pub(super) fn is_integer(&self) -> bool {
+    pub fn is_integer(&self) -> bool {
         self.places() == 0
     }
 
     /// How many digits stand behind the point.
-    pub(super) fn places(&self) -> i64 {
+    pub fn places(&self) -> i64 {
         i64::try_from(self.digits.len()).unwrap_or(i64::MAX).saturating_sub(self.point).max(0)
     }
 
+    /// How many digits stand before the point.
+    pub fn size(&self) -> i64 {
+        self.point.max(0)
+    }
+
     /// The number, if it is an integer.
-    pub(super) fn integer(&self) -> Option<i128> {
+    pub fn integer(&self) -> Option<i128> {
         if self.is_integer() { self.floor(0) } else { None }
     }
 
     /// The largest integer that is not above the number times ten to the power of `places`; none where it
     /// is too long.
-    pub(super) fn floor(&self, places: i64) -> Option<i128> {
+    pub fn floor(&self, places: i64) -> Option<i128> {
         if self.digits.is_empty() {
             return Some(0);
         }
@@ -85,6 +98,18 @@ fn power(text: &str) -> Option<i64> {
     }
     let size = digits.parse().unwrap_or(i64::MAX / 2);
     Some(if text.starts_with('-') { -size } else { size })
+}
+
+/// `units` with a point before its last `places` digits, and no zeros behind it.
+pub fn decimal_text(units: i128, places: i64) -> String {
+    let places = usize::try_from(places).unwrap_or(0);
+    let sign = if units < 0 { "-" } else { "" };
+    let digits = format!("{:0>1$}", units.unsigned_abs(), places + 1);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(places));
+    match fraction.trim_end_matches('0') {
+        "" => format!("{sign}{whole}"),
+        fraction => format!("{sign}{whole}.{fraction}"),
+    }
 }
 
 impl Ord for Decimal {
