@@ -30,6 +30,8 @@ pub mod json;
 
 pub mod crypto;
 
+pub mod hierarchy;
+
 pub mod operator;
 
 pub mod event;

@@ -4,6 +4,7 @@ mod age;
 mod common;
 mod date;
 mod geohash;
+mod hierarchy;
 mod network;
 mod numbers;
 mod words;
@@ -24,7 +25,7 @@ pub const SPEC: Spec = Spec {
     name: "generalize",
     family: Family::Generalize,
     summary: "Publishes the range, period, network or group that the value lies in. It takes exactly one of \
-              numbers, date, age, prefix, ip_prefix, geohash, map, common.",
+              numbers, date, age, prefix, ip_prefix, geohash, map, hierarchy, common.",
     takes: Takes::Text,
     gives: Gives::String,
     reversible: false,
@@ -107,7 +108,18 @@ pub const SPEC: Spec = Spec {
         Parameter {
             name: "other",
             default: "other",
-            doc: "with map and common: what stands for every other word",
+            doc: "with map, hierarchy and common: what stands for every other word; `*` with hierarchy",
+        },
+        Parameter {
+            name: "hierarchy",
+            default: "none",
+            doc: "a CSV file beside the policy, a line for each word with ever wider groups behind it, \
+                  `nurse;health;*`, as ARX and others write them; words must match in every character",
+        },
+        Parameter {
+            name: "level",
+            default: "1",
+            doc: "with hierarchy: which group is told: 1 is the one behind the word",
         },
         Parameter {
             name: "common",
@@ -179,17 +191,18 @@ pub const SPEC: Spec = Spec {
 };
 
 /// The parameters of which exactly one is given.
-const WAYS: [&str; 8] =
-    ["numbers", "date", "age", "prefix", "ip_prefix", "geohash", "map", "common"];
+const WAYS: [&str; 9] =
+    ["numbers", "date", "age", "prefix", "ip_prefix", "geohash", "map", "hierarchy", "common"];
 
 /// The other parameters, and those that each goes with.
-const COMPANIONS: [(&str, &[&str]); 7] = [
+const COMPANIONS: [(&str, &[&str]); 8] = [
     ("as", &["date"]),
     ("unit", &["date", "age"]),
     ("on", &["age"]),
     ("with", &["prefix"]),
     ("ip6_prefix", &["ip_prefix"]),
-    ("other", &["map", "common"]),
+    ("level", &["hierarchy"]),
+    ("other", &["map", "hierarchy", "common"]),
     ("least", &["common"]),
 ];
 
@@ -231,6 +244,10 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
         "geohash" => {
             let length = number(arguments, way, node, 1..=12)?;
             Arc::new(geohash::Geohash { length: length as usize })
+        }
+        "hierarchy" => {
+            let file = one_value(arguments, way, node)?;
+            Arc::new(hierarchy::build(arguments, file)?)
         }
         "common" => {
             let file = one_value(arguments, way, node)?;
