@@ -62,6 +62,7 @@ fn properties(spec: &Spec) -> String {
         yes(spec.deterministic, "deterministic"),
         yes(spec.reversible, "reversible"),
         yes(spec.distinct, "fit for record keys"),
+        yes(spec.of_subject, "takes a `subject`"),
     ];
     let all: Vec<_> = all.into_iter().flatten().collect();
     if all.is_empty() { "none".into() } else { all.join(", ") }
@@ -95,8 +96,9 @@ fn markdown(specs: &[&Spec]) -> String {
     let mut page = String::from(
         "# Operators\n\nWhat a view can do with a class or a field. Printed by `veilstream operators --markdown`.\n\n\
          A null stays null unless the view says `nulls: treat`, or the operator is `drop`. Operators that use a key \
-         (`encrypt`, `tokenize`, `hash`) also take `domain: NAME`: values treated in one domain match each other, \
-         values of different domains never do. By default a domain is the policy, the view and the class.\n",
+         (`encrypt`, `tokenize`, `hash`, `fake`, `shift_date`) also take `domain: NAME`: values treated in one domain \
+         match each other, values of different domains never do. By default a domain is the policy, the view and the \
+         class; that of `shift_date` is the policy and the view.\n",
     );
     for spec in specs {
         page += &format!("\n## {}\n\n{}\n\n", spec.name, spec.summary);
@@ -136,7 +138,7 @@ fn json(spec: &Spec) -> serde_json::Value {
         "gives": spec.gives.name(),
         "reversible": spec.reversible,
         "deterministic": spec.deterministic,
-        "distinct": spec.distinct,
+        "distinct": spec.distinct, "of_subject": spec.of_subject,
         "parameters": serde_json::Value::from_iter(parameters),
     })
 }
