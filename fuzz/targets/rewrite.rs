@@ -21,7 +21,7 @@ const CANARY: &str = "canarybird";
 /// Stands for it in the input, where it could not stand otherwise: it is no UTF-8.
 const MARK: u8 = 0xFF;
 const PATHS: [&str; 6] = ["a", "a.b", "\"c[].d\"", "\"*\"", "\"x.**\"", "'**.email'"];
-const SECRET: [&str; 10] = [
+const SECRET: [&str; 16] = [
     "drop",
     "'null'",
     "redact",
@@ -32,6 +32,12 @@ const SECRET: [&str; 10] = [
     "hash",
     "{ replace: x }",
     "{ mask: { keep_last: 2, length: 6 } }",
+    "{ fake: name }",
+    "{ clamp: { max: 5 } }",
+    "{ noise: { scale: 3 } }",
+    "{ shift_date: { days: 30, unit: millis } }",
+    "{ generalize: { age: 10, unit: days } }",
+    "{ generalize: { geohash: 5 } }",
 ];
 const OPEN: [&str; 2] = ["keep", "{ truncate: 3 }"];
 
@@ -116,7 +122,7 @@ fn holds_canary(text: &[u8]) -> bool {
 type Seen = Option<Vec<usize>>;
 
 fn look(rewriter: &mut Rewriter, key: Option<&[u8]>, value: &[u8], secret: bool) -> Seen {
-    let record = RawRecord { key, value: Some(value), ..RawRecord::default() };
+    let record = RawRecord { key, ..rewriter.event(value, 0) };
     let views = rewriter.plan().views.len();
     let out = rewriter.rewrite(&record).ok()?;
     assert!(is_json(value), "no JSON was taken");

@@ -60,6 +60,10 @@ pub fn treatment() -> impl Strategy<Value = Value> {
         json!({ "generalize": { "numbers": [0, 1000] } }),
         json!({ "generalize": { "date": "year" } }),
         json!({ "generalize": { "ip_prefix": 24 } }),
+        json!({ "generalize": { "age": 10, "on": "2026-01-01" } }),
+        json!({ "generalize": { "geohash": 5 } }),
+        json!({ "clamp": { "min": 3, "max": 5 } }),
+        json!({ "fake": "name" }),
     ];
     let texts = texts.into_iter().chain(kinds.map(|kind| json!({ "mask": kind })));
     prop_oneof![
