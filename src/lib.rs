@@ -9,6 +9,7 @@
 //! - [`event`]: which parts of an envelope are the row
 //! - [`policy`]: the language, its diagnostics, and the plan that it is compiled to
 //! - [`rewrite`]: plan and bytes to [`rewrite::Sanitized`], which is made nowhere else
+//! - [`risk`]: how likely people are found again in what was sanitized
 //! - [`keys`]: the keyset file
 //! - [`quarantine`]: records that could not be sanitized, sealed
 //! - [`audit`]: events that say what was done, never a value
@@ -22,7 +23,7 @@
 //! - [`cluster`]: what a cluster has to be for a worker, and whether it is
 //! - [`command`]: the command line
 //!
-//! `json` to `rewrite` are pure: no Kafka, no runtime, no clock, no I/O but the reading of policy files.
+//! `json` to `risk` are pure: no Kafka, no runtime, no clock, no I/O but the reading of policy files.
 #![deny(unsafe_code)]
 
 // Blank lines keep the order: rustfmt sorts what stands together.
@@ -39,6 +40,8 @@ pub mod event;
 pub mod policy;
 
 pub mod rewrite;
+
+pub mod risk;
 
 pub mod outbound;
 

@@ -16,6 +16,7 @@ mod operators;
 mod preview;
 mod quarantine;
 mod reveal;
+mod risk;
 mod run;
 mod topics;
 mod traffic;
@@ -43,6 +44,7 @@ enum Command {
     Config(config::Config),
     Preview(preview::Preview),
     Apply(apply::Apply),
+    Risk(risk::Risk),
     Operators(operators::Operators),
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -97,6 +99,7 @@ impl Cli {
             Command::Config(command) => command.run(),
             Command::Preview(command) => command.run(),
             Command::Apply(command) => command.run(),
+            Command::Risk(command) => command.run(),
             Command::Operators(command) => command.run(),
             Command::Keys(command) => command.run(),
             Command::Topics(command) => command.run(),
