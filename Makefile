@@ -60,6 +60,7 @@ bench: ## Benchmarks, with ratios taken in one run; the one on Kafka needs about
 	scripts/setup test
 	tests/kafka/broker lib
 	cargo bench --locked --bench rewrite
+	cargo bench --locked --bench groups
 	cargo bench --locked --bench keys
 	cargo bench --locked --bench kafka
 

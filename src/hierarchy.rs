@@ -403,6 +403,19 @@ mod tests {
     }
 
     #[test]
+    fn hierarchies_of_the_literature_are_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/adult");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut read = 0;
+        for path in paths.filter(|path| path.to_string_lossy().contains("_hierarchy_")) {
+            let hierarchy = Hierarchy::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            assert_eq!(hierarchy.text(hierarchy.root()), ROOT, "{path:?}");
+            read += 1;
+        }
+        assert_eq!(read, 9);
+    }
+
+    #[test]
     fn group_covers_its_values_and_counts_them() {
         let country = Hierarchy::parse(COUNTRY).unwrap();
         let poland = country.leaf("Poland").unwrap();

@@ -9,6 +9,8 @@
 //! - [`event`]: which parts of an envelope are the row
 //! - [`policy`]: the language, its diagnostics, and the plan that it is compiled to
 //! - [`rewrite`]: plan and bytes to [`rewrite::Sanitized`], which is made nowhere else
+//! - [`hierarchy`]: ever wider groups of words, out of CSV files
+//! - [`group`]: k-anonymity over a stream: what is held until enough people are alike
 //! - [`risk`]: how likely people are found again in what was sanitized
 //! - [`keys`]: the keyset file
 //! - [`quarantine`]: records that could not be sanitized, sealed
@@ -32,6 +34,8 @@ pub mod json;
 pub mod crypto;
 
 pub mod hierarchy;
+
+pub mod group;
 
 pub mod operator;
 

@@ -269,7 +269,7 @@ code { font: 0.92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; ov
 .said { font-size: 17px; max-width: none; }
 section { margin-top: 34px; }
 section.cards { margin-top: 24px; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 14px;
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 14px;
   align-items: start; margin-top: 14px; }
 figure { margin: 0; padding: 14px 16px 8px; }
 figcaption { font-weight: 600; font-size: 14px; }
