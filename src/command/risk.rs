@@ -52,6 +52,15 @@ impl Risk {
         if is_stdin(&self.file) && self.population.as_ref().is_some_and(|file| is_stdin(file)) {
             return Err(Exit::Usage(anyhow!("only one of two files can be standard input")));
         }
+        let same = |one: &PathBuf, other: &PathBuf| {
+            one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+        };
+        if let Some(html) = &self.html
+            && std::iter::once(&self.file).chain(&self.population).any(|file| same(file, html))
+        {
+            let problem = anyhow!("--html {}: that is a file to be read", html.display());
+            return Err(Exit::Usage(problem));
+        }
         let mut tally = Tally::new(&question);
         let without_row = read(&self.file, &question.paths(), |row| tally.count(row)).or_usage()?;
         if let Some(file) = &self.population {

@@ -163,19 +163,23 @@ fn make<L: Locale>(kind: Kind, real: &str, random: &mut ChaCha12Rng) -> String {
     }
 }
 
-/// Other digits and letters in the places of those of `real`, or five digits where it has none.
+/// Postal codes are no longer.
+const LONGEST: usize = 10;
+
+/// Other digits and letters in the places of those of `real`, or five digits where it has none. Nothing of it stays but
+/// spaces and dashes.
 fn like(real: &str, random: &mut ChaCha12Rng) -> String {
     let mut one = |character: char| {
         let first = match character {
             '0'..='9' => return char::from(random.random_range(b'0'..=b'9')),
-            'a'..='z' => b'a',
-            'A'..='Z' => b'A',
-            other => return other,
+            ' ' | '-' => return character,
+            other if other.is_uppercase() => b'A',
+            _ => b'a',
         };
         char::from(first + random.random_range(0..26))
     };
     match real.contains(|character: char| character.is_ascii_alphanumeric()) {
-        true => real.chars().map(one).collect(),
+        true => real.trim().chars().take(LONGEST).map(one).collect(),
         false => "00000".chars().map(&mut one).collect(),
     }
 }
@@ -269,6 +273,33 @@ mod tests {
     }
 
     #[test]
+    fn a_postal_code_is_written_as_the_value_is_and_keeps_nothing_of_it() {
+        let faking = faking(Kind::PostalCode, make::<EN>, "d");
+        let shape = |text: &str| {
+            text.chars()
+                .map(|one| match one {
+                    '0'..='9' => '9',
+                    'A'..='Z' => 'A',
+                    'a'..='z' => 'a',
+                    other => other,
+                })
+                .collect::<String>()
+        };
+        for (real, expected) in [
+            ("75011", "99999"),
+            (" SW1A 2AA ", "AA9A 9AA"),
+            ("1012-3456", "9999-9999"),
+            ("Ünter", "Aaaaa"),
+            ("千代田区 100", "aaaa 999"),
+            ("rue ä@b.c 5 and so on", "aaa aaaaa "),
+            ("", "99999"),
+            ("--", "99999"),
+        ] {
+            assert_eq!(shape(&apply(&faking, real)), expected, "{real}");
+        }
+    }
+
+    #[test]
     fn it_is_never_the_value_itself() {
         for (_, make) in LOCALES {
             for kind in [Kind::LastName, Kind::FirstName] {
@@ -292,6 +323,6 @@ mod tests {
         "852.256.2151",
         "Retta Passage 25621",
         "Sengerstad",
-        "Uvphf Nrfen",
+        "Uvphf Nrfe",
     ];
 }
