@@ -115,7 +115,13 @@ fn moved(written: &str, days: i64, buffer: &mut String) -> Option<String> {
         Some(b'0'..=b'9') => (None, 8),
         _ => return None,
     };
-    let behind = rest.get(length..)?;
+    let (day, behind) = rest.split_at_checked(length)?;
+    // A year with a sign stands elsewhere, and behind the time anything can stand in brackets.
+    let of_date = |byte: u8| byte.is_ascii_digit() || separator.map(|one| one as u8) == Some(byte);
+    let of_time = |byte: u8| byte.is_ascii_digit() || b"Tt :.,+-Zz".contains(&byte);
+    if !day.bytes().all(of_date) || !behind.trim_end().bytes().all(of_time) {
+        return None;
+    }
     let date: Date = date.checked_add(Span::new().try_days(days).ok()?).ok()?;
     if !(0..=9999).contains(&date.year()) {
         return None;
@@ -187,7 +193,7 @@ mod tests {
             (None, r#""2024-02-28""#, r#""2024/02/28""#),
             (None, r#""20240228""#, r#""20240228T101500Z""#),
             (None, r#""2024-02-28T23:59:59.999+14:00""#, r#"" 2024-02-28 ""#),
-            (None, r#""2024-02-28 10:00[Europe/Paris]""#, r#""2024\/02\u002f28 10:00""#),
+            (None, r#""2024-02-28 10:00+02""#, r#""2024\/02\u002f28 10:00""#),
             (Some("days"), "19781", "19781.0"),
             (Some("millis"), "1709078400123", "1.7090784e12"),
             (Some("micros"), "1709078400000000.5", r#""2024-02-28""#),
@@ -213,6 +219,17 @@ mod tests {
         let subject = (0..=255).find(|byte| far.days(SubjectId([*byte; 16])) > 1000).unwrap();
         for input in [r#""9999-12-31""#, r#""""#, r#""1985""#, r#""-000044-03-15""#, "19781"] {
             assert_eq!(apply(&far, Some(subject), input), Err(Refusal::NotADate), "{input}");
+        }
+        // What stands beside the date must not pass with it.
+        let near = shifting(30, None);
+        for input in [
+            r#""+002024-02-28""#,
+            r#""-000001-12-31""#,
+            r#""2024-02-28[anne.kretchmar]""#,
+            r#""2024-02-28 10:00[Europe/Paris]""#,
+            r#""2024-02-28T10:00Z[u-ca=anne]""#,
+        ] {
+            assert_eq!(apply(&near, Some(1), input), Err(Refusal::NotADate), "{input}");
         }
         assert_eq!(apply(&far, Some(1), "true"), Err(Refusal::WrongType));
         let days = shifting(1, Some("nanos"));

@@ -14,7 +14,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::model::*;
 use super::path::{Path, Segment};
 use crate::crypto::recipient::Recipient;
-use crate::operator::{self, Arguments, Around, Gives, Problem, Recipients, Treatment};
+use crate::operator::{self, Arguments, Around, Problem, Recipients, Treatment};
 
 /// A file's text by its name; the seam that lets tests and the playground parse without a disk.
 pub type Read<'r> = &'r dyn Fn(&FilePath) -> std::io::Result<String>;
@@ -474,7 +474,12 @@ impl<'r> Parser<'r> {
             _ => None,
         };
         let domain = domain.and_then(|word| self.valid_name(word, "the name of a domain"));
-        let problems = read.finish();
+        let mut problems = read.finish();
+        if treatment.is_none() && problems.is_empty() {
+            // Never another treatment in its place.
+            let found = format!("parameters of `{}` that come to nothing", spec.name);
+            problems.push(Problem::at(name.span(), found, "others"));
+        }
         around.take_opened().iter().for_each(|(file, text)| self.read(file, text));
         self.recipients = around.recipients;
         let sound = problems.is_empty();
@@ -525,7 +530,7 @@ impl<'r> Parser<'r> {
                 .filter(|field| field.path.0.first() == Some(&first))
                 .filter_map(|field| {
                     let chosen = chosen_for(policy, view, &field.path)?;
-                    (chosen.spec.gives != Gives::Same)
+                    (!matches!(chosen.treatment, Treatment::Keep))
                         .then_some((field.class.as_str(), chosen.spec.name))
                 })
                 .collect();

@@ -29,7 +29,10 @@ impl Operator for Geohash {
             }
             None => {
                 let cell = place.to_ascii_lowercase();
-                let known = (1..=12).contains(&cell.len()) && geohash::decode(&cell).is_ok();
+                // Digits alone are a postal code or a phone number sooner than a place.
+                let known = (1..=12).contains(&cell.len())
+                    && cell.bytes().any(|byte| byte.is_ascii_alphabetic())
+                    && geohash::decode(&cell).is_ok();
                 let told = cell.get(..self.length).unwrap_or(&cell);
                 known.then(|| told.to_owned()).ok_or(Refusal::WrongType)?
             }
@@ -71,6 +74,8 @@ mod tests {
             r#""1,2,3""#,
             r#"",""#,
             "42.6",
+            "75011",
+            r#""0612345678""#,
         ] {
             assert_refuses("generalize: { geohash: 5 }", input, Refusal::WrongType);
         }
