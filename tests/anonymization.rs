@@ -193,3 +193,20 @@ views:
     let errors = load("nurse;health;*\nnurse;industry;*\n").err().unwrap().to_string();
     assert!(errors.contains("policy.yaml:7:") && errors.contains("lists/jobs.csv:2:1"), "{errors}");
 }
+
+/// What is published of a field that `where` reads is not all that the stream tells of it.
+#[test]
+fn a_condition_over_what_is_not_kept_is_a_disclosure() {
+    for treatment in ["{ noise: { scale: 1000 } }", "{ clamp: { max: 500 } }", "{ shift_date: 30 }"]
+    {
+        let policy = format!(
+            "policy: p\nversion: 1\nsource: {{ topic: raw, format: json }}\nsubject: id\n\
+             fields: {{ id: identifier, billed: amount }}\nviews:\n  v: {{ topic: out, key: drop, \
+             where: 'row.billed > 1', classes: {{ identifier: drop, amount: {treatment} }} }}\n"
+        );
+        let read = move |_: &Path| Ok(policy.clone());
+        let policy = Policy::load_with(Path::new("p.yaml"), &read).unwrap();
+        let warnings: Vec<String> = policy.warnings.iter().map(ToString::to_string).collect();
+        assert!(warnings.iter().any(|one| one.contains("row.billed")), "{treatment}: {warnings:?}");
+    }
+}
