@@ -4,7 +4,8 @@
 //! (Canonne, Kamath, Steinke: The Discrete Gaussian for Differential Privacy, 2020), by the exact samplers of OpenDP.
 //! There is no floating-point number between the value and what is published, hence none whose low bits tell the value
 //! (Mironov: On Significance of the Least Significant Bits for Differential Privacy, 2012). Random bits come from
-//! OpenDP's generator: ChaCha20, seeded and seeded anew by the operating system.
+//! rand's ThreadRng (ChaCha20, seeded and seeded anew by the operating system), which OpenDP takes where it is built without
+//! an OpenSSL of its own. Its authors vouch for the other alone; that one would be an older OpenSSL than Kafka's.
 
 use std::sync::Arc;
 

@@ -196,7 +196,7 @@ pub struct Plan {
     pub keys: Vec<KeyUse>,
     /// What seals under random nonces with keys of the deployment.
     pub sealing: Vec<Arc<SealKey>>,
-    /// Where values are encrypted under keys of data subjects.
+    /// Where data subjects have keys, or a treatment depends on whose row it is.
     pub subject: Option<SubjectPlan>,
     /// Top-level fields that conditions read.
     pub captures: Vec<String>,

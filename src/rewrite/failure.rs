@@ -48,9 +48,9 @@ pub enum Reason {
     NotANumber,
     /// Format-preserving encryption met a character that is neither of the alphabet nor a separator.
     NotInAlphabet,
-    /// Format-preserving encryption met a text that is too short or too long.
+    /// Format-preserving encryption met a text that is too short or too long, or nothing but the value itself was made up.
     OutOfDomain,
-    /// Whose row it is cannot be told, so there is no key to encrypt under.
+    /// Whose row it is cannot be told, so there is no key to encrypt under, nor days to move a date by.
     Subject,
     /// The sanitized record is larger than its topic takes.
     TooLarge,
@@ -146,7 +146,7 @@ impl Reason {
                 "`encrypt: { mode: fpe }` takes texts of which a million or more are possible, up to 512 characters"
             }
             Reason::Subject => {
-                "the data subject is missing, stands there twice, or is no string or number: there is no key to encrypt under"
+                "the data subject is missing, stands there twice, or is no string or number: it has no key to encrypt under, and no days to move a date by"
             }
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
             Reason::Refused => {

@@ -106,7 +106,7 @@ impl Rewriter {
         std::mem::take(&mut self.memory.discovered)
     }
 
-    /// Whose rows the images of a value are, where the plan encrypts under keys of data subjects: their keys are to
+    /// Whose rows the images of a value are, where the plan asks for it: their keys, if there are any, are to
     /// be had before the record is rewritten.
     pub fn subjects(&mut self, value: Option<&[u8]>) -> Images<SubjectId> {
         let Rewriter { plan, bounds, memory, .. } = self;

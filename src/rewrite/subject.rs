@@ -99,7 +99,7 @@ impl Search<'_> {
             scan.expect(b':')?;
             let kind = scan.kind()?;
             // The names of the envelope have no need of escapes: one that is written with them is found too late, and
-            // its values are not encrypted but quarantined.
+            // what depends on it is quarantined.
             let part = match self.plan.state(self.plan.step(self.plan.envelope, name)).role {
                 Role::Part(part) => Some(part),
                 _ => None,
