@@ -124,6 +124,11 @@ impl Hierarchy {
         self.texts.get(node.0 as usize).map_or("", |text| text)
     }
 
+    /// The length of the longest text, in bytes.
+    pub fn longest(&self) -> usize {
+        self.texts.iter().map(|text| text.len()).max().unwrap_or(0)
+    }
+
     /// The last node under this one; itself for a value. Everything between the two stands under it as well.
     pub fn last(&self, node: Node) -> Node {
         Node(self.entry(node).end - 1)

@@ -14,6 +14,7 @@
 //! - [`risk`]: how likely people are found again in what was sanitized
 //! - [`keys`]: the keyset file
 //! - [`quarantine`]: records that could not be sanitized, sealed
+//! - [`hold`]: rows that wait until enough people are alike, and their changelog
 //! - [`audit`]: events that say what was done, never a value
 //! - [`config`]: what `worker.yaml` says
 //! - [`kafka`]: the only room that names rdkafka
@@ -52,6 +53,8 @@ pub mod outbound;
 pub mod keys;
 
 pub mod quarantine;
+
+pub mod hold;
 
 pub mod audit;
 

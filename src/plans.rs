@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::access::InForce;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Delivery};
 use crate::crypto::{KeyError, KeySource};
 use crate::keys::{self, KeysError};
 use crate::policy::roles::Roles;
-use crate::policy::{Diagnostics, Plan, PlanError, Policy, Topics, conflicts};
+use crate::policy::{Diagnostics, HoldPlan, Plan, PlanError, Policy, Topics, conflicts};
 use crate::quarantine::Sealing;
 
 /// Why the policies could not be loaded; the ones in force stay in force.
@@ -134,6 +134,19 @@ impl Plans {
         }
     }
 
+    /// The views of a topic that hold rows.
+    pub fn holding(&self, topic: &str) -> Vec<&Arc<HoldPlan>> {
+        match self.of_topic(topic) {
+            Claim::One(plan) => plan.views.iter().filter_map(|view| view.holds.as_ref()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether any view holds rows.
+    pub fn hold(&self) -> bool {
+        self.all().any(|plan| plan.holding_views() != 0)
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &Arc<Plan>> {
         self.plans.iter().map(|(_, plan)| plan)
     }
@@ -155,8 +168,20 @@ pub fn policies(config: &Config) -> Result<Vec<Policy>, LoadError> {
     }
     let mut reserved =
         vec![(config.quarantine.topic.as_str(), "quarantine"), (&config.audit.topic, "audit")];
+    reserved.extend(config.state.as_ref().map(|state| (state.topic.as_str(), "state")));
     reserved.extend(config.erasure.as_ref().map(|erasure| (erasure.topic.as_str(), "erasure")));
-    let conflicts = conflicts(&policies, &reserved);
+    let mut conflicts = conflicts(&policies, &reserved);
+    for policy in &policies {
+        for view in policy.views.iter().filter(|view| view.anonymize.is_some()) {
+            let of = format!("view `{}` of policy `{}` has `anonymize`", view.name, policy.name);
+            if config.state.is_none() {
+                conflicts.push(format!("{of}: say with `state.topic` where it holds rows"));
+            }
+            if config.delivery == Delivery::AtLeastOnce {
+                conflicts.push(format!("{of}: it needs `delivery: exactly-once`"));
+            }
+        }
+    }
     match conflicts.is_empty() {
         true => Ok(policies),
         false => Err(LoadError::Conflicts(conflicts.join("\n"))),

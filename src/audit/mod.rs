@@ -57,6 +57,15 @@ pub struct ViewCounts {
     /// Events not published: by `where`, messages of no row, tombstones where the view has no keys.
     pub filtered: u64,
     pub condition_errors: u64,
+    /// Rows that began to wait for a group.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held: u64,
+    /// Rows that were published with one, whenever they came.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub released: u64,
+    /// Rows for which none was found in time.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub suppressed: u64,
 }
 
 /// A record in quarantine.

@@ -83,8 +83,9 @@ pub fn wanted(
         let access = if kind.is_read() { Read } else { Write };
         let operations = [access, Describe, DescribeConfigs];
         allow(worker, Resource::Topic, Pattern::Literal, &spec.name, &operations);
-        // Whom it forgets, it looks for in the views.
-        if *kind == Kind::View && config.key_store.is_some() {
+        // Whom it forgets, it looks for in the views; what it holds, it reads again when it starts.
+        let back = *kind == Kind::View && config.key_store.is_some() || *kind == Kind::State;
+        if back {
             allow(worker, Resource::Topic, Pattern::Literal, &spec.name, &[Read]);
         }
     }

@@ -211,6 +211,14 @@ fn output(
             "set cleanup.policy=delete, or give the view a key",
         );
     }
+    if wanted.kind == Kind::State && !compacted {
+        findings.add(
+            Level::Error,
+            what,
+            "is not compacted: what is held would be lost with its oldest records",
+            "set cleanup.policy=compact",
+        );
+    }
     let there = wanted.sources.iter().filter_map(|name| cluster.topics.get(name));
     let most = there.clone().map(|source| source.partitions).max().unwrap_or(0);
     if wanted.kind == Kind::View && state.partitions < most {

@@ -24,6 +24,8 @@ pub enum Kind {
     Audit,
     /// Requests of erasure.
     Requests,
+    /// What views hold.
+    State,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Kind::Quarantine => "quarantine",
             Kind::Audit => "audit",
             Kind::Requests => "requests",
+            Kind::State => "state",
         }
     }
 }
@@ -123,7 +126,7 @@ fn owned(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Every topic of these policies, in the order source, views, quarantine, audit, requests.
+/// Every topic of these policies, in the order source, views, quarantine, audit, requests, state.
 pub fn wanted(config: &Config, policies: &[Policy], cluster: &ClusterState) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
     let mut add = |kind, name: &str, sources: &[String], keyless, settings: &[(&str, &str)]| {
@@ -197,6 +200,11 @@ pub fn wanted(config: &Config, policies: &[Policy], cluster: &ClusterState) -> V
         let settings = [("cleanup.policy", "delete"), ("retention.ms", &retention(7))];
         add(Kind::Requests, &erasure.topic, &[], false, &settings);
     }
+    let holds =
+        policies.iter().flat_map(|policy| &policy.views).any(|view| view.anonymize.is_some());
+    if let Some(state) = config.state.as_ref().filter(|_| holds) {
+        add(Kind::State, &state.topic, &every, false, &[("cleanup.policy", "compact")]);
+    }
     fit_to_sources(&mut all, cluster);
     all
 }
@@ -244,7 +252,7 @@ fn fit_to_sources(all: &mut [Wanted], cluster: &ClusterState) {
         }
         let roomy = match wanted.kind {
             Kind::Quarantine => largest > 0,
-            Kind::View => largest > DEFAULT_LARGEST,
+            Kind::View | Kind::State => largest > DEFAULT_LARGEST,
             Kind::Source | Kind::Audit | Kind::Requests => false,
         };
         if roomy {
@@ -275,7 +283,7 @@ fn of_one(wanted: &Wanted, cluster: &ClusterState) -> Vec<Difference> {
         (Kind::Source, _) => false,
         (_, true) => now != partitions,
         (Kind::View, false) => now < partitions,
-        (Kind::Quarantine | Kind::Audit | Kind::Requests, false) => false,
+        (Kind::Quarantine | Kind::Audit | Kind::Requests | Kind::State, false) => false,
     };
     if differs {
         all.push(left(Why::Partitions { now: state.partitions, wanted: partitions }));

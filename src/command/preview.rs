@@ -88,6 +88,7 @@ impl Column {
             Some(Disposition::Publish) => "",
             Some(Disposition::Leave | Disposition::Delete) => " (as a delete)",
             Some(Disposition::Tombstone) => " (a tombstone)",
+            Some(Disposition::Held) => " (held)",
             Some(Disposition::Filtered(_)) | None => " (not published)",
         };
         let value = value.filter(|_| !matches!(disposition, Some(Disposition::Filtered(_))));

@@ -147,6 +147,15 @@ impl Config {
         if self.quarantine.topic == self.audit.topic {
             return found("audit.topic", "another topic than `quarantine.topic`");
         }
+        let taken = self.erasure.iter().map(|erasure| &erasure.topic).chain(taken);
+        if let Some(state) = &self.state
+            && taken.into_iter().any(|taken| *taken == state.topic)
+        {
+            return found(
+                "state.topic",
+                "another topic than those of quarantine, audit and erasure",
+            );
+        }
         if self.kafka.static_membership && self.name.is_none() {
             return found(
                 "kafka.static_membership",

@@ -56,6 +56,9 @@ pub struct Config {
     /// Requests to forget a person, by topic.
     #[serde(default)]
     pub erasure: Option<Erasure>,
+    /// What views with `anonymize` hold. Needed where there are any.
+    #[serde(default)]
+    pub state: Option<State>,
     /// Rate limits of this worker, all lanes together.
     #[serde(default)]
     pub limits: Limits,
@@ -410,6 +413,13 @@ pub enum Oversize {
     Account,
     /// The lane stops there, and the worker with status 1; the record stays unread.
     Halt,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The compacted topic in which rows wait, sealed, until enough people are alike. Deployments may share it.
+    pub topic: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

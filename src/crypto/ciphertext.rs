@@ -164,6 +164,16 @@ impl SealKey {
         }
     }
 
+    /// Opens what this key has sealed, at whatever time.
+    pub fn open(&self, place: &Place, sealed: &[u8]) -> Result<Secret<Vec<u8>>, DoesNotOpen> {
+        match sealed.split_first_chunk() {
+            Some((header, body)) if *header == self.header => {
+                self.keyed.open(&place.0, body).map(Secret::new)
+            }
+            _ => Err(DoesNotOpen),
+        }
+    }
+
     /// Appends the ciphertext as base64url without padding (RFC 4648 section 5).
     /// `scratch` is overwritten.
     pub fn seal_text(

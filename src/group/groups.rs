@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use super::changes::Touched;
 use super::space::{Area, Space, Span, covers};
@@ -21,7 +22,7 @@ pub struct Group {
 }
 
 /// A group as it is kept.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KnownGroup {
     pub id: u64,
     pub area: Area,

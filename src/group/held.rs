@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use super::Subject;
 use super::changes::Touched;
@@ -11,7 +12,7 @@ use super::space::{Area, Space, Span};
 use super::tree::{Found, Mark, Search, Tree, Wanted};
 
 /// A record that waits.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// Its place in the order of arrival.
     pub number: u64,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 /// So many different values of a field are counted; a further one counts as its lower neighbor if it is a number,
 /// and as never seen if it is a category. Both overstate distances.
@@ -30,7 +31,7 @@ impl Sensitive {
 }
 
 /// A sensitive value: a keyed digest of a category, or a number.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum SensitiveValue {
     Category(u64),
     Number(f64),
@@ -59,7 +60,7 @@ impl SensitiveValue {
 }
 
 /// How often each value of a field was seen.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Distribution {
     /// Sorted by digest.
     pub categories: Vec<(u64, u64)>,

@@ -3,6 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Refusal;
 use crate::hierarchy::{Hierarchy, Node};
 
@@ -35,7 +37,7 @@ pub enum Value {
 }
 
 /// One side of an area: a closed range of numbers. A category is the range of the nodes under it, with its own first.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Span {
     pub low: f64,
     pub high: f64,

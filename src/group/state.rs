@@ -1,6 +1,8 @@
 //! What a stream holds, as plain data: put back into a stream of the same settings and hierarchies, it goes on as if
 //! nothing had happened. Every part carries its own order, so a changelog may keep them one by one.
 
+use serde::{Deserialize, Serialize};
+
 use super::groups::KnownGroup;
 use super::held::Held;
 use super::sensitive::{Distribution, Seen};
@@ -18,7 +20,7 @@ pub struct State {
 }
 
 /// What is not of one record, group or subject.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub clock: i64,
     /// The number that the next record gets; that of the next group, of the next use of one, of the next subject.

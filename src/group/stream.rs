@@ -89,6 +89,11 @@ impl Stream {
         self.waiting.records()
     }
 
+    /// The number that the next record gets.
+    pub fn next_record(&self) -> u64 {
+        self.waiting.next()
+    }
+
     /// The space, with what it has learnt of its domains.
     pub fn space(&self) -> &Space {
         &self.space

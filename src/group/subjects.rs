@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use super::Subject;
 use super::changes::Touched;
 
 /// In which group a subject was published last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownSubject {
     pub subject: Subject,
     pub group: u64,

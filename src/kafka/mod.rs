@@ -1,7 +1,7 @@
 //! The only room that names rdkafka: where records come from, where they go, and the embedded broker.
 //!
 //! [`Sink`] takes nothing but [`crate::rewrite::Sanitized`] for a view, [`crate::quarantine::Sealed`] for quarantine
-//! and [`crate::audit::AuditRecord`] for the audit trail.
+//! , [`crate::audit::AuditRecord`] for the audit trail and [`crate::hold::Entry`] for what is held.
 
 mod acl;
 mod admin;

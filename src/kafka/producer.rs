@@ -15,6 +15,7 @@ use super::client::{self, ClientSettings, Connection};
 use super::reader::Grave;
 use super::source::{Generation, Positions};
 use crate::audit::AuditRecord;
+use crate::hold::Entry;
 use crate::quarantine::Sealed;
 use crate::rewrite::Sanitized;
 
@@ -211,6 +212,17 @@ impl Sink {
     pub fn bury(&mut self, grave: &Grave) -> Result<(), SinkError> {
         let (key, partition) = (Some(grave.key()), Some(grave.partition()));
         self.send(grave.topic(), key, None, None, partition, OwnedHeaders::new())
+    }
+
+    /// Writes what a view holds of a source partition.
+    pub fn state(
+        &mut self,
+        topic: &str,
+        entry: &Entry,
+        source_partition: i32,
+    ) -> Result<(), SinkError> {
+        let partition = Some(source_partition % self.partition_count(topic)?);
+        self.send(topic, Some(entry.key()), entry.value(), None, partition, OwnedHeaders::new())
     }
 
     pub fn audit(&mut self, topic: &str, record: &AuditRecord) -> Result<(), SinkError> {

@@ -93,18 +93,35 @@ pub struct Reader {
 impl Reader {
     /// From the beginning of every partition, to the last record that is committed.
     pub fn open(settings: &ClientSettings, topic: &str) -> Result<Reader, KafkaProblem> {
-        Reader::open_at(settings, topic, None)
+        Reader::open_at(settings, topic, None, None)
+    }
+
+    /// From the beginning of the partitions that the state of these source partitions is in, to the last record that is
+    /// there: transactions that are open are waited for.
+    pub fn of_sources(
+        settings: &ClientSettings,
+        topic: &str,
+        sources: &[i32],
+    ) -> Result<Reader, KafkaProblem> {
+        Reader::open_at(settings, topic, None, Some(sources))
+    }
+
+    /// How many offsets are left to read.
+    pub fn left(&self) -> i64 {
+        let at = |partition| self.reached.get(partition).copied().unwrap_or(0);
+        self.ends.iter().map(|(partition, end)| (end - at(partition)).max(0)).sum()
     }
 
     /// Another one, from where this one is, to the last record that is there: transactions that are open are waited for.
     pub fn behind(&self, settings: &ClientSettings) -> Result<Reader, KafkaProblem> {
-        Reader::open_at(settings, &self.topic, Some(&self.reached))
+        Reader::open_at(settings, &self.topic, Some(&self.reached), None)
     }
 
     fn open_at(
         settings: &ClientSettings,
         topic: &str,
         from: Option<&HashMap<i32, i64>>,
+        sources: Option<&[i32]>,
     ) -> Result<Reader, KafkaProblem> {
         let mut config = settings.common();
         config
@@ -117,11 +134,11 @@ impl Reader {
             .set("fetch.wait.max.ms", "20");
         let consumer: BaseConsumer<Logging> = config.create_with_context(Logging)?;
         // A client is told where what it may read ends.
-        let all: Option<BaseConsumer<Logging>> = match from {
-            Some(_) => Some(
+        let all: Option<BaseConsumer<Logging>> = match from.is_some() || sources.is_some() {
+            true => Some(
                 config.set("isolation.level", "read_uncommitted").create_with_context(Logging)?,
             ),
-            None => None,
+            false => None,
         };
         let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
         let found = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
@@ -131,7 +148,11 @@ impl Reader {
         }
         let mut list = TopicPartitionList::new();
         let [mut ends, mut stable, mut reached] = [(); 3].map(|()| HashMap::new());
-        for partition in found.iter().map(|partition| partition.id()) {
+        let count = found.len() as i32;
+        let wanted = |partition: &i32| {
+            sources.is_none_or(|sources| sources.iter().any(|source| source % count == *partition))
+        };
+        for partition in found.iter().map(|partition| partition.id()).filter(wanted) {
             let (first, committed) = consumer.fetch_watermarks(topic, partition, CALL)?;
             let end = match &all {
                 Some(all) => all.fetch_watermarks(topic, partition, CALL)?.1,
@@ -189,11 +210,7 @@ impl Reader {
         mut each: impl FnMut(OwnedRecord) -> bool,
         go_on: impl Fn() -> bool,
     ) -> Result<bool, KafkaProblem> {
-        let left = |reader: &Reader| {
-            let at = |partition| reader.reached.get(partition).copied().unwrap_or(0);
-            reader.ends.iter().any(|(partition, end)| at(partition) < *end)
-        };
-        while left(self) {
+        while self.left() > 0 {
             let more = match self.next(Duration::from_millis(100))? {
                 Some(record) => each(record),
                 None => go_on(),

@@ -19,6 +19,9 @@ use super::client::{self, ClientSettings, Connection};
 use crate::config::GroupProtocol;
 use crate::rewrite::Header;
 
+/// How long the group's coordinator may take to say what is committed.
+const CALL: Duration = Duration::from_secs(30);
+
 /// A partition came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rebalanced {
@@ -330,6 +333,22 @@ impl Source {
             // Of partitions that went to another member meanwhile.
             tracing::debug!(%error, "positions are not stored");
         }
+    }
+
+    /// The committed offsets of partitions, where there are any; transactions that are about to end are waited for.
+    pub fn committed_offsets(
+        &self,
+        partitions: &[(String, i32)],
+    ) -> Result<Vec<Option<i64>>, SourceError> {
+        let told = self.consumer.committed_offsets(list(partitions), CALL)?;
+        let of = |(topic, partition): &(String, i32)| match told
+            .find_partition(topic, *partition)?
+            .offset()
+        {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        Ok(partitions.iter().map(of).collect())
     }
 
     /// Commits without a transaction, for at-least-once.

@@ -11,6 +11,7 @@ use marked_yaml::types::{MarkedScalarNode, Span};
 
 use super::decimal::Decimal;
 use crate::crypto::recipient::Recipient;
+use crate::hierarchy::Hierarchy;
 
 /// Something wrong at a place of a policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +121,12 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// A scalar in place of a mapping, which would have one of `names`.
+    pub fn bare_word(&mut self, names: &[&'static str]) -> Option<&'a MarkedScalarNode> {
+        self.known.extend(names);
+        self.node?.as_scalar()
+    }
+
     /// The parameter `name`, of whatever shape.
     pub fn node(&mut self, name: &'static str) -> Option<&'a Node> {
         self.known.push(name);
@@ -216,6 +223,20 @@ impl<'a> Arguments<'a> {
             Err(error) => {
                 let found = format!("a file that cannot be read, {}: {error}", path.display());
                 self.problem(scalar.span(), found, "a readable CSV file");
+                None
+            }
+        }
+    }
+
+    /// The hierarchy in a file beside the policy.
+    pub fn hierarchy(&mut self, file: &MarkedScalarNode) -> Option<Hierarchy> {
+        let text = self.file(file)?;
+        match Hierarchy::parse(&text) {
+            Ok(hierarchy) => Some(hierarchy),
+            Err(mistake) => {
+                let place = format!("{}:{}:{}", file.as_str(), mistake.line, mistake.column);
+                let found = format!("in {place} {}", mistake.found);
+                self.problem(file.span(), found, mistake.expected);
                 None
             }
         }

@@ -3,6 +3,7 @@
 //! An operator is pure: a value in, JSON text out, no clock, no I/O. It never says more of a value that it
 //! refuses than a [`Refusal`].
 
+pub mod anonymize;
 mod append;
 mod arguments;
 mod clamp;
@@ -68,6 +69,8 @@ pub struct Scratch {
     pub subject_key: Option<Arc<SealKey>>,
     /// The time of the event, in milliseconds since the epoch.
     pub at_ms: Option<i64>,
+    /// What views that hold records take from the row.
+    pub taps: Vec<anonymize::Tapped>,
 }
 
 /// Why an operator will not treat a value. The record goes to quarantine with this reason.
@@ -85,6 +88,8 @@ pub enum Refusal {
     OutOfDomain,
     #[error("subject")]
     Subject,
+    #[error("quasi_identifier")]
+    QuasiIdentifier,
 }
 
 impl Refusal {
@@ -97,6 +102,7 @@ impl Refusal {
             Refusal::NotInAlphabet => "not_in_alphabet",
             Refusal::OutOfDomain => "out_of_domain",
             Refusal::Subject => "subject",
+            Refusal::QuasiIdentifier => "quasi_identifier",
         }
     }
 }

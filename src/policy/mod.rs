@@ -17,11 +17,11 @@ pub use condition::{Condition, Verdict};
 pub use conflicts::conflicts;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use model::{
-    Chosen, Field, Format, KeyRule, MAX_VIEWS, Nulls, OnErased, Pin, Policy, Topics, Unclassified,
-    View,
+    Anonymize, Chosen, Field, Format, KeyRule, MAX_VIEWS, Nulls, OnErased, Pin, Policy, Topics,
+    Unclassified, View,
 };
 pub use path::{Path, Segment};
 pub use plan::{
-    Actions, Apply, DEAD, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId, SubjectPlan,
-    ViewPlan,
+    Actions, Apply, DEAD, HoldPlan, KeyUse, Leaf, LeafId, Plan, PlanError, Role, State, StateId,
+    SubjectPlan, ViewPlan,
 };

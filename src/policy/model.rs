@@ -1,9 +1,13 @@
 //! What a valid policy holds.
 
+use std::sync::Arc;
+
 use super::condition::Condition;
 use super::diagnostic::Diagnostic;
 use super::path::Path;
 use crate::crypto::{KeyError, KeySource, Pinned, Purpose};
+use crate::group;
+use crate::operator::anonymize::Scale;
 use crate::operator::{Spec, Treatment};
 
 /// The rewrite keeps a bit per view.
@@ -99,6 +103,24 @@ pub struct Pin {
     pub ends_s: i64,
 }
 
+/// What a view demands that holds records until enough people are alike.
+#[derive(Clone)]
+pub struct Anonymize {
+    /// In the order of the policy.
+    pub quasi_identifiers: Vec<(Path, Scale)>,
+    pub sensitive: Vec<Path>,
+    pub settings: group::Settings,
+    /// As it stands in the policy, on one line, with a digest of the files that it names.
+    pub text: String,
+}
+
+impl Anonymize {
+    /// The paths of which it takes something.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.quasi_identifiers.iter().map(|(path, _)| path).chain(&self.sensitive)
+    }
+}
+
 /// One audience.
 #[derive(Clone)]
 pub struct View {
@@ -119,6 +141,8 @@ pub struct View {
     pub classes: Vec<(String, Chosen)>,
     /// Exceptions by path.
     pub fields: Vec<(Path, Chosen)>,
+    /// It publishes rows in groups of people who look alike, in place of the changes.
+    pub anonymize: Option<Arc<Anonymize>>,
 }
 
 impl View {
@@ -187,6 +211,11 @@ impl Policy {
     /// The domain of what has to agree between the classes of `view`.
     pub fn group(&self, view: &View) -> String {
         view.domain.clone().unwrap_or_else(|| format!("{}/{}", self.name, view.name))
+    }
+
+    /// Whether what a view publishes depends on whose row it is.
+    pub fn of_subject(&self) -> bool {
+        self.treatments().any(|chosen| chosen.spec.of_subject)
     }
 
     /// What the views do with the fields.

@@ -1,5 +1,6 @@
 //! From YAML to a [`Policy`], reporting every mistake with its place.
 
+mod anonymize;
 mod roles;
 mod views;
 
@@ -93,6 +94,11 @@ impl<'r> Parser<'r> {
 
     fn at(&mut self, span: &Span, found: impl Into<String>, expected: impl Into<String>) {
         self.error(Problem::at(span, found, expected));
+    }
+
+    fn warn(&mut self, span: &Span, found: impl Into<String>, expected: impl Into<String>) {
+        let problem = Problem::at(span, found, expected);
+        self.found.push(Diagnostic::new(Severity::Warning, &self.file, problem));
     }
 
     /// A file that the policy is made of was read.
@@ -313,6 +319,7 @@ impl<'r> Parser<'r> {
             self.key_of(&policy, span, view);
             self.disclosures(&policy, span, view);
             self.of_nobody(&policy, span, view);
+            self.of_groups(&policy, span, view);
         }
         Some(policy)
     }
@@ -547,8 +554,7 @@ impl<'r> Parser<'r> {
             let found = format!("view `{}` whose `where` reads `row.{name}`: {what}", view.name);
             let expected = "a condition over fields that the view keeps: who sees the stream learns what the \
                             condition says of them";
-            let problem = Problem::at(span, found, expected);
-            self.found.push(Diagnostic::new(Severity::Warning, &self.file, problem));
+            self.warn(span, found, expected);
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use sha2::{Digest as _, Sha256};
 
 use super::automaton::{Automaton, MOST_STATES};
 use super::condition::Condition;
@@ -14,6 +15,7 @@ use crate::crypto::mac::Digester;
 use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose, SubjectId};
 use crate::event::debezium::Part;
 use crate::json::Probe;
+use crate::operator::anonymize::{QUASI_IDENTIFIER, SensitiveTap};
 use crate::operator::{Operator, Site, Takes, Tokenizer, Treatment};
 
 /// The state of everything unclassified.
@@ -132,6 +134,56 @@ pub struct ViewPlan {
     pub names: Tokenizer,
     pub condition: Option<Condition>,
     pub headers: Vec<String>,
+    /// Where it holds rows until enough people are alike.
+    pub holds: Option<Arc<HoldPlan>>,
+}
+
+/// How a view holds rows.
+pub struct HoldPlan {
+    pub policy: String,
+    pub view: String,
+    pub anonymize: Arc<Anonymize>,
+    /// Under another one, what is held was made by other rules: of all that says what is published of a row, but for
+    /// keys.
+    pub fingerprint: String,
+}
+
+impl HoldPlan {
+    fn new(policy: &Policy, view: &View, anonymize: &Arc<Anonymize>) -> HoldPlan {
+        let mut digest = Sha256::new();
+        let mut add = |text: &str| {
+            digest.update((text.len() as u64).to_be_bytes());
+            digest.update(text);
+        };
+        [&policy.name, &view.name, &view.topic, &anonymize.text]
+            .into_iter()
+            .for_each(|text| add(text));
+        add(policy.format.name());
+        add(&policy.population);
+        add(&policy.subject.as_ref().map(ToString::to_string).unwrap_or_default());
+        add(view.condition.as_ref().map_or("", |condition| condition.text()));
+        add(&format!("{:?} {:?}", view.nulls, policy.unclassified));
+        for field in &policy.fields {
+            let chosen = view.field(field);
+            let domain = chosen.and_then(|chosen| chosen.domain.as_deref());
+            add(&field.path.to_string());
+            add(chosen.map_or("", |chosen| &chosen.text));
+            add(domain.unwrap_or(&policy.domain(view, &field.class)));
+        }
+        let digest = digest.finalize();
+        let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        HoldPlan {
+            policy: policy.name.clone(),
+            view: view.name.clone(),
+            anonymize: Arc::clone(anonymize),
+            fingerprint,
+        }
+    }
+
+    /// The most bytes that are put into a row when its group is known.
+    pub fn room(&self) -> usize {
+        self.anonymize.quasi_identifiers.iter().map(|(_, scale)| scale.longest()).sum()
+    }
 }
 
 /// How rows say whose they are.
@@ -149,9 +201,7 @@ impl SubjectPlan {
         let digester = match keys.has_subjects() {
             true => Self::digester(keys, &policy.population)?,
             // Nothing but the treatment sees it, which has a key of its own.
-            false if policy.treatments().any(|chosen| chosen.spec.of_subject) => {
-                Digester::from_key(b"veilstream/subject")
-            }
+            false if policy.of_subject() => Digester::from_key(b"veilstream/subject"),
             false => return Ok(None),
         };
         Ok(Some(SubjectPlan { path: subject.names(), digester }))
@@ -294,6 +344,12 @@ impl Plan {
         self.memos
     }
 
+    /// The bits of the views that hold rows.
+    pub fn holding_views(&self) -> u64 {
+        let holds = self.views.iter().enumerate().filter(|(_, view)| view.holds.is_some());
+        holds.fold(0, |all, (view, _)| all | 1 << view)
+    }
+
     /// The bits of all views.
     pub fn all_views(&self) -> u64 {
         u64::MAX >> (64 - self.views.len().clamp(1, 64))
@@ -337,6 +393,10 @@ impl Plan {
             tokenizer,
             condition: view.condition.clone(),
             headers: view.headers.clone(),
+            holds: view
+                .anonymize
+                .as_ref()
+                .map(|anonymize| Arc::new(HoldPlan::new(&self.policy, view, anonymize))),
         })
     }
 
@@ -358,7 +418,22 @@ impl Plan {
             if !chosen.spec.distinct {
                 leaf.keys.refuse |= bit;
             }
+            // What a view that holds rows looks at, or leaves out: nulls as well.
+            let sensitive = view.anonymize.as_ref().and_then(|anonymize| {
+                anonymize.sensitive.iter().position(|sensitive| sensitive == path)
+            });
+            let tap = |treatment| -> Option<Arc<dyn Operator>> {
+                let nulls = view.nulls == Nulls::Treat;
+                Some(Arc::new(SensitiveTap { view: at, field: sensitive?, treatment, nulls }))
+            };
             match chosen.treatment {
+                Treatment::Keep if let Some(operator) = tap(None) => {
+                    let apply =
+                        Apply { view: at, takes: Takes::Scalar, operator, key: None, memo: None };
+                    leaf.values.apply.push(apply);
+                    leaf.values.applied |= bit;
+                    leaf.values.nulls |= bit;
+                }
                 Treatment::Keep => {
                     leaf.values.keep |= bit;
                     leaf.keys.keep |= bit;
@@ -379,16 +454,26 @@ impl Plan {
                     let same = chosen.spec.deterministic && !chosen.spec.of_subject;
                     let memo = (key.is_some() && same).then_some(self.memos);
                     self.memos += usize::from(memo.is_some());
+                    let takes = chosen.spec.takes;
                     let apply = || Apply {
                         view: at,
-                        takes: chosen.spec.takes,
+                        takes,
                         operator: Arc::clone(&bound.operator),
                         key,
                         memo,
                     };
-                    leaf.values.apply.push(apply());
+                    let tapped = tap(Some((Arc::clone(&bound.operator), takes)));
+                    let quasi = std::ptr::eq(chosen.spec, &QUASI_IDENTIFIER);
+                    let looks = quasi || tapped.is_some() || view.nulls == Nulls::Treat;
+                    let nulls = if looks { bit } else { 0 };
+                    leaf.values.apply.push(match tapped {
+                        None => apply(),
+                        Some(operator) => {
+                            let takes = if takes == Takes::Any { takes } else { Takes::Scalar };
+                            Apply { operator, takes, memo: None, ..apply() }
+                        }
+                    });
                     leaf.values.applied |= bit;
-                    let nulls = if view.nulls == Nulls::Treat { bit } else { 0 };
                     leaf.values.nulls |= nulls;
                     if chosen.spec.distinct {
                         leaf.keys.apply.push(apply());

@@ -33,6 +33,8 @@ pub struct Envelope {
     pub operation: Option<Operation>,
     pub before: Met,
     pub after: Met,
+    /// From where to where the image after the change stands.
+    pub after_at: (usize, usize),
     /// A schema with a null for payload.
     pub empty: bool,
 }
@@ -134,18 +136,21 @@ fn part(
             walk.enter(image);
             *met = if kind == Kind::Null { Met::Null } else { Met::Row };
             match (form, kind) {
-                (_, Kind::Null) => Ok(frame.scan.pass(kind, spot.depth)?),
+                (_, Kind::Null) => frame.scan.pass(kind, spot.depth)?,
                 (Form::Delete, _) => {
                     frame.scan.pass(kind, spot.depth)?;
                     frame.replace_all(spot.mask, start, frame.scan.at(), b"null");
-                    Ok(())
                 }
                 (Form::Whole, Kind::Object) => {
-                    walk.object(frame, walk.plan.row, spot.mask, spot.depth).map(drop)
+                    walk.object(frame, walk.plan.row, spot.mask, spot.depth)?;
                 }
-                (Form::Whole, Kind::String) => text_image(walk, frame, spot),
-                _ => Err(malformed("image")),
+                (Form::Whole, Kind::String) => text_image(walk, frame, spot)?,
+                _ => return Err(malformed("image")),
             }
+            if part == Part::After {
+                found.after_at = (start, frame.scan.at());
+            }
+            Ok(())
         }
         (Part::Operation, Kind::String) => {
             let value = frame.scan.value()?;

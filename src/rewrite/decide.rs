@@ -55,6 +55,11 @@ impl Rewriter {
         verdict
     }
 
+    /// Whether `view` holds rows.
+    fn holds(&self, view: usize) -> bool {
+        self.plan.views.get(view).is_some_and(|view| view.holds.is_some())
+    }
+
     /// Whether `view` gets the keys of keyed records.
     fn has_key(&self, view: usize) -> bool {
         self.plan.views.get(view).is_some_and(|view| view.key != KeyRule::Drop)
@@ -75,6 +80,7 @@ impl Rewriter {
         for view in 0..self.plan.views.len() {
             let has_key = self.has_key(view);
             let disposition = match (self.verdict(view, Image::After), keyed && has_key) {
+                (Verdict::True, _) if self.holds(view) => Disposition::Held,
                 (Verdict::True, _) => Disposition::Publish,
                 (_, true) => Disposition::Tombstone,
                 (_, false) => Disposition::Filtered(Filtered::Condition),
@@ -113,8 +119,15 @@ impl Rewriter {
         let mut leaving = 0;
         for view in 0..self.plan.views.len() {
             let disposition = match operation {
-                Operation::Truncate => Disposition::Publish,
                 Operation::Message => Disposition::Filtered(Filtered::Message),
+                _ if self.holds(view) => match (operation, after) {
+                    (Operation::Truncate | Operation::Delete, _) | (_, false) => {
+                        Disposition::Filtered(Filtered::NoRow)
+                    }
+                    _ if self.verdict(view, Image::After) == Verdict::True => Disposition::Held,
+                    _ => Disposition::Filtered(Filtered::Condition),
+                },
+                Operation::Truncate => Disposition::Publish,
                 Operation::Create => match self.verdict(view, Image::After) {
                     Verdict::True => Disposition::Publish,
                     _ => Disposition::Filtered(Filtered::Condition),
@@ -191,8 +204,10 @@ impl Rewriter {
             tally.count_all(&memory.journal, by);
         } else {
             for (view, disposition) in dispositions.iter().enumerate() {
-                if *disposition == Disposition::Publish {
-                    tally.count(view, &memory.journal, by);
+                match disposition {
+                    Disposition::Publish => tally.count(view, &memory.journal, by),
+                    Disposition::Held => tally.count(view, &memory.held, by),
+                    _ => {}
                 }
             }
         }

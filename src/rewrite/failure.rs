@@ -52,6 +52,9 @@ pub enum Reason {
     OutOfDomain,
     /// Whose row it is cannot be told, so there is no key to encrypt under, nor days to move a date by.
     Subject,
+    /// A quasi-identifier or sensitive field of a view that holds records is missing, stands there twice, or has no place
+    /// in its hierarchy or domain.
+    QuasiIdentifier,
     /// The sanitized record is larger than its topic takes.
     TooLarge,
     /// The topic is compacted, and the sanitized record has no key.
@@ -67,7 +70,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::InvalidUtf8,
         Reason::InvalidJson,
         Reason::TooDeep,
@@ -83,6 +86,7 @@ impl Reason {
         Reason::NotInAlphabet,
         Reason::OutOfDomain,
         Reason::Subject,
+        Reason::QuasiIdentifier,
         Reason::TooLarge,
         Reason::NoKey,
         Reason::Refused,
@@ -108,6 +112,7 @@ impl Reason {
             Reason::NotInAlphabet => "not_in_alphabet",
             Reason::OutOfDomain => "out_of_domain",
             Reason::Subject => "subject",
+            Reason::QuasiIdentifier => "quasi_identifier",
             Reason::TooLarge => "too_large",
             Reason::NoKey => "no_key",
             Reason::Refused => "refused",
@@ -148,6 +153,9 @@ impl Reason {
             Reason::Subject => {
                 "the data subject is missing, stands there twice, or is no string or number: it has no key to encrypt under, and no days to move a date by"
             }
+            Reason::QuasiIdentifier => {
+                "a quasi-identifier or sensitive field of a view with `anonymize` is missing, stands there twice, or is no number or date of its domain"
+            }
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
             Reason::Refused => {
                 "the broker refuses it: look at the topic's size and timestamp limits"
@@ -171,6 +179,7 @@ impl From<Refusal> for Reason {
             Refusal::NotInAlphabet => Reason::NotInAlphabet,
             Refusal::OutOfDomain => Reason::OutOfDomain,
             Refusal::Subject => Reason::Subject,
+            Refusal::QuasiIdentifier => Reason::QuasiIdentifier,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod debezium;
 mod decide;
 mod failure;
+mod held;
 mod sanitized;
 mod schema;
 mod subject;
@@ -13,6 +14,7 @@ mod track;
 mod walk;
 
 pub use failure::{Failure, Reason, Stage};
+pub use held::{Arrival, HeldRow};
 pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized, TraceParent};
 pub use subject::{Images, Whose};
 pub use tally::Tally;
@@ -61,6 +63,9 @@ pub struct Rewriter {
     values: Vec<Track>,
     keys: Vec<Track>,
     dispositions: Vec<Disposition>,
+    /// What views take from this event's row that hold it.
+    held: Vec<held::Held>,
+    label: Arc<str>,
     tally: Tally,
 }
 
@@ -74,6 +79,8 @@ impl Rewriter {
             values: tracks(),
             keys: tracks(),
             dispositions: Vec::new(),
+            held: Vec::new(),
+            label: plan.label.as_str().into(),
             tally: Tally::new(&plan),
             plan,
         }
@@ -128,6 +135,7 @@ impl Rewriter {
 
     fn sanitize(&mut self, record: &RawRecord<'_>) -> Result<(), Failure> {
         self.dispositions.clear();
+        self.held.clear();
         self.memory.unclassified = 0;
         self.memory.begin(record);
         self.key(record.key)?;
@@ -145,6 +153,7 @@ impl Rewriter {
                 }
             }
         }
+        self.take_held()?;
         self.count();
         Ok(())
     }
@@ -194,17 +203,26 @@ impl Rewriter {
         frame.scan.end()?;
         frame.finish();
         self.decide_row(keyed);
+        if self.holding() != 0 {
+            self.memory.held.clone_from(&self.memory.journal);
+        }
         Ok(())
     }
 
     /// A value that is a change event.
     fn change(&mut self, text: &str) -> Result<(), Failure> {
-        let all = self.plan.all_views();
-        let envelope = self.walk_envelope(text, all, Form::Whole)?;
+        // Rows have no envelope.
+        let changes = self.plan.all_views() & !self.plan.holding_views();
+        let envelope = self.walk_envelope(text, changes, Form::Whole)?;
         let leaving = self.decide_change(&envelope)?;
         if leaving != 0 {
             // The second walk, for the few views that the row leaves, must not count its fields again.
             self.walk_envelope(text, leaving, Form::Delete)?;
+        }
+        let holding = self.holding();
+        if holding != 0 {
+            let (start, end) = envelope.after_at;
+            self.hold_image(text.get(start..end).unwrap_or_default(), holding)?;
         }
         Ok(())
     }

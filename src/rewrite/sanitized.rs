@@ -1,7 +1,10 @@
 //! What leaves the rewrite. The fields are private: nobody else can make one.
 
+use std::sync::Arc;
+
+use super::held::Arrival;
 use super::{HEADER_FRAME, POLICY_HEADER, RawRecord, Rewriter, TRACEPARENT};
-use crate::policy::KeyRule;
+use crate::policy::{HoldPlan, KeyRule};
 
 /// Why a view did not get an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub enum Filtered {
     Message,
     /// A tombstone for a view that publishes no keys.
     NoKey,
+    /// A delete, for a view that publishes rows.
+    NoRow,
 }
 
 impl Filtered {
@@ -20,6 +25,7 @@ impl Filtered {
             Filtered::Condition => "condition",
             Filtered::Message => "message",
             Filtered::NoKey => "no_key",
+            Filtered::NoRow => "no_row",
         }
     }
 }
@@ -34,6 +40,8 @@ pub enum Disposition {
     Delete,
     /// A record without value.
     Tombstone,
+    /// The row is held until it can be published in a group: [`Rewritten::held`].
+    Held,
     Filtered(Filtered),
 }
 
@@ -60,6 +68,12 @@ pub struct Sanitized<'a> {
 }
 
 impl<'a> Sanitized<'a> {
+    /// A row that was held.
+    pub(super) fn released(value: &'a [u8], label: &'a str) -> Self {
+        let record = RawRecord::default();
+        Sanitized { key: None, value: Some(value), label, trace: None, kept: &[], record }
+    }
+
     pub fn key(&self) -> Option<&'a [u8]> {
         self.key
     }
@@ -135,8 +149,26 @@ impl<'r> Rewritten<'r> {
             Some(Disposition::Publish | Disposition::Delete) => (Some(of(value)), None),
             Some(Disposition::Leave) => (Some(of(value)), key.map(|_| of(None))),
             Some(Disposition::Tombstone) => (Some(of(None)), None),
-            Some(Disposition::Filtered(_)) | None => (None, None),
+            Some(Disposition::Held | Disposition::Filtered(_)) | None => (None, None),
         };
         first.into_iter().chain(second)
+    }
+
+    /// What `view` is to hold, where it is.
+    pub fn held(&self, view: usize) -> Option<(&'r Arc<HoldPlan>, Arrival)> {
+        let Rewriter { plan, held, values, label, .. } = self.rewriter;
+        let taken = held.iter().find(|taken| taken.view == view)?;
+        let text = values.get(view)?.out.as_slice();
+        Some((plan.views.get(view)?.holds.as_ref()?, taken.arrival(text, label)))
+    }
+
+    /// The most bytes that the row will have, held or published.
+    pub fn held_size(&self, view: usize) -> Option<usize> {
+        let Rewriter { plan, held, values, label, .. } = self.rewriter;
+        held.iter().find(|taken| taken.view == view)?;
+        let hold = plan.views.get(view)?.holds.as_ref()?;
+        // Keys and frames of the changelog, as well as those of a record.
+        let frame = 1024 + label.len();
+        Some(values.get(view)?.out.len() + hold.room() + frame)
     }
 }

@@ -59,6 +59,8 @@ pub struct Memory {
     pub scratch: Scratch,
     /// The leaves met in this event.
     pub journal: Vec<LeafId>,
+    /// Those of the row that is held.
+    pub held: Vec<LeafId>,
     pub captured: Vec<Captured>,
     /// Whose rows this event's images are, with their keys.
     subjects: Images<(SubjectId, Option<Arc<SealKey>>)>,
@@ -125,8 +127,14 @@ impl Memory {
     /// An event begins: no key of the last one is left.
     pub fn begin(&mut self, record: &RawRecord<'_>) {
         self.of(None);
+        self.scratch.taps.clear();
         self.scratch.at_ms = record.timestamp_ms;
         self.subjects = record.subjects.map(|whose| (whose.id, whose.key.cloned()));
+    }
+
+    /// Whose row it is after the change.
+    pub fn after(&self) -> Option<SubjectId> {
+        self.subjects.of(Image::After).map(|(id, _)| *id)
     }
 
     /// The row of a data subject begins.

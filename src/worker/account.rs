@@ -71,9 +71,34 @@ impl TopicAccount {
                 counts.tombstones += records.saturating_sub(1);
             }
             Disposition::Tombstone => counts.tombstones += records,
+            Disposition::Held => counts.held += 1,
             Disposition::Filtered(_) => counts.filtered += 1,
         }
         *total += bytes;
+    }
+
+    /// A row of `view` that was held has left: with so many bytes, or suppressed.
+    pub fn left(&mut self, view: &str, bytes: Option<u64>) {
+        let mut views = self.views.iter_mut().zip(&mut self.view_bytes);
+        let Some((counts, total)) = views.find(|(counts, _)| counts.view == view) else { return };
+        match bytes {
+            Some(bytes) => {
+                counts.released += 1;
+                *total += bytes;
+            }
+            None => counts.suppressed += 1,
+        }
+    }
+
+    /// Whether records of a partition came.
+    pub fn has(&self, partition: i32) -> bool {
+        self.partitions.contains_key(&partition)
+    }
+
+    /// Nothing came, and nothing that was held has left.
+    pub fn is_idle(&self) -> bool {
+        let left = |counts: &ViewCounts| counts.released + counts.suppressed > 0;
+        self.partitions.is_empty() && !self.views.iter().any(left)
     }
 
     /// The next offsets to read.
@@ -114,6 +139,9 @@ impl TopicAccount {
                 ("deleted", counts.deleted),
                 ("tombstone", counts.tombstones),
                 ("filtered", counts.filtered),
+                ("held", counts.held),
+                ("released", counts.released),
+                ("suppressed", counts.suppressed),
             ];
             for (outcome, count) in outcomes {
                 metrics.view_records.with_label_values(&[policy, view, outcome]).inc_by(count);

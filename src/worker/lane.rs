@@ -9,14 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::batch::Batch;
+use super::hold::{Holdings, now_ms};
 use super::limit::Gates;
 use super::topics::Topics;
 use super::transform::Transform;
 use crate::audit::{Auditor, Change};
 use crate::config::{Config, Delivery, GroupProtocol};
 use crate::crypto::KeyError;
+use crate::hold::RestoreError;
 use crate::kafka::{
-    ClientSettings, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
+    ClientSettings, KafkaProblem, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
 };
 use crate::plans::Plans;
 use crate::quarantine::Coordinates;
@@ -125,6 +127,12 @@ pub enum LaneError {
     Sink(#[from] SinkError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("the state topic cannot be read: {0}")]
+    State(#[from] KafkaProblem),
+    #[error("what is held of {0}/{1} is not known")]
+    NotRestored(String, i32),
     #[error("more than one policy claims the topic {0}: mend their patterns, and reload (SIGHUP)")]
     ManyPolicies(String),
     /// A reload gave the topic up while its records were on their way: the next session does not read it.
@@ -154,7 +162,7 @@ impl LaneError {
 
 /// One lane, to be run on a thread of its own.
 pub struct Lane {
-    number: usize,
+    pub(super) number: usize,
     pub(super) shared: Arc<LaneShared>,
     settings: ClientSettings,
     transactional_id: Option<String>,
@@ -268,8 +276,10 @@ impl Lane {
         let label = self.number.to_string();
         let ended = |outcome| shared.metrics.transactions.with_label_values(&[outcome]).inc();
         while !shared.stopping() {
-            if shared.version.load(Ordering::Acquire) != version {
-                version = shared.version.load(Ordering::Acquire);
+            let next = shared.version.load(Ordering::Acquire);
+            // What is held by rules that go is let go by them first.
+            if next != version && !transform.holdings.close(&shared.plans()) {
+                version = next;
                 let plans = shared.plans();
                 let asked = Topics::ask(&settings, &shared.config, &plans);
                 if owned(&plans.subscription()) != subscription {
@@ -292,19 +302,26 @@ impl Lane {
             let began = Instant::now();
             if batch.is_empty() {
                 source.rests();
-                self.gather(&source, &mut batch, &mut assigned)?;
+                self.gather(&source, &mut batch, &mut assigned, &mut transform.holdings)?;
             } else {
-                self.hold(&source, &mut batch, &mut assigned, pause)?;
+                self.hold(&source, &mut batch, &mut assigned, &mut transform.holdings, pause)?;
                 if shared.stopping() {
                     // What is in hand is not committed: whoever comes next reads it again.
                     break;
                 }
             }
+            if transform.plans().hold() {
+                if batch.is_empty() && aborts > 0 {
+                    self.pause(pause)?;
+                }
+                shared.health.set_ready(self.number, up && !transform.is_unknown());
+                transform.restore(&settings, &source)?;
+            }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
             };
-            if batch.is_empty() && changes.is_empty() {
+            if batch.is_empty() && changes.is_empty() && !transform.holdings.is_due(now_ms()) {
                 transform.sink.idle();
                 continue;
             }
@@ -331,6 +348,7 @@ impl Lane {
                     Some(_) => source.committed(&made.positions),
                     None => source.commit(&made.positions)?,
                 }
+                transform.holdings.committed(&made.positions);
                 Ok(made.records)
             });
             if let Some(trace) = transform.trace.take() {
@@ -405,6 +423,7 @@ impl Lane {
         source: &'s Source,
         batch: &mut Batch<SourceRecord<'s>>,
         assigned: &mut usize,
+        holdings: &mut Holdings,
     ) -> Result<(), LaneError> {
         let bounds = self.shared.config.effective_batch();
         let mut deadline = Instant::now() + IDLE;
@@ -412,7 +431,7 @@ impl Lane {
         let mut polled = 0_u32;
         loop {
             let record = source.poll(wait)?;
-            self.rebalanced(source, batch, assigned);
+            self.rebalanced(source, batch, assigned, holdings);
             let Some(record) = record else {
                 // Nothing is there just now. The clock is asked seldom: it costs as much as a short field.
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -442,6 +461,7 @@ impl Lane {
         source: &'s Source,
         batch: &mut Batch<SourceRecord<'s>>,
         assigned: &mut usize,
+        holdings: &mut Holdings,
         pause: Duration,
     ) -> Result<(), LaneError> {
         let until = Instant::now() + pause.max(SERVE);
@@ -453,7 +473,7 @@ impl Lane {
             if let Some(record) = source.poll(left.min(IDLE))? {
                 batch.push(record);
             }
-            self.rebalanced(source, batch, assigned);
+            self.rebalanced(source, batch, assigned, holdings);
         }
         Ok(())
     }
@@ -464,8 +484,10 @@ impl Lane {
         source: &Source,
         batch: &mut Batch<SourceRecord<'_>>,
         assigned: &mut usize,
+        holdings: &mut Holdings,
     ) {
         for change in source.rebalances() {
+            holdings.rebalanced(&change);
             match &change {
                 Rebalanced::Assigned(partitions) => *assigned += partitions.len(),
                 Rebalanced::Revoked(partitions) => {

@@ -2,6 +2,7 @@
 
 mod account;
 mod batch;
+mod hold;
 mod lane;
 mod limit;
 mod run;

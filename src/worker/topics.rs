@@ -30,6 +30,9 @@ impl Topics {
     pub fn ask(settings: &ClientSettings, config: &Config, plans: &Plans) -> Topics {
         let views = plans.all().flat_map(|plan| plan.views.iter());
         let mut names: Vec<&str> = views.map(|view| view.topic.as_str()).collect();
+        names.extend(
+            config.state.as_ref().filter(|_| plans.hold()).map(|state| state.topic.as_str()),
+        );
         names.extend([config.quarantine.topic.as_str(), config.audit.topic.as_str()]);
         let nothing =
             Topics { known: BTreeMap::new(), missing: Vec::new(), most: settings.record_limit() };

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::account::TopicAccount;
 use super::batch::coordinates;
+use super::hold::{self, Holdings, now_ms};
 use super::lane::{Lane, LaneError};
 use super::limit::{Gate, Gates};
 use super::topics::{Takes, Topics};
 use crate::audit::{Auditor, Change, Mark, Quarantined};
 use crate::config::Oversize;
 use crate::crypto::{KeyError, SubjectId, SubjectKeys};
-use crate::kafka::{Positions, Sink, SourceRecord};
+use crate::hold::Fate;
+use crate::kafka::{ClientSettings, Positions, Sink, Source, SourceRecord};
 use crate::plans::{Claim, Plans};
 use crate::policy::{OnErased, Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
@@ -73,6 +75,10 @@ pub struct Transform<'l> {
     subjects: SubjectKeys,
     /// The spans of the transaction, where it has any.
     pub trace: Option<Transaction>,
+    /// What views hold.
+    pub holdings: Holdings,
+    /// When the batch began to be made, in milliseconds since the epoch.
+    now_ms: i64,
 }
 
 /// What has been made of the first records of a batch, and waits for the commit.
@@ -102,7 +108,23 @@ impl<'l> Transform<'l> {
             budget: Duration::MAX,
             trace: None,
             subjects: SubjectKeys::default(),
+            holdings: Holdings::default(),
+            now_ms: 0,
         })
+    }
+
+    pub fn plans(&self) -> &Plans {
+        &self.plans
+    }
+
+    /// Whether there are partitions of which it is not known what is held.
+    pub fn is_unknown(&self) -> bool {
+        self.holdings.is_unknown(&self.plans)
+    }
+
+    /// Has back what is held of the partitions that have come.
+    pub fn restore(&mut self, settings: &ClientSettings, source: &Source) -> Result<(), LaneError> {
+        self.holdings.restore(self.lane, settings, &self.plans, source)
     }
 
     /// From now on under other plans; nothing is in the making.
@@ -124,6 +146,7 @@ impl<'l> Transform<'l> {
         let began = Instant::now();
         self.mark = self.auditor.mark();
         self.audited.clear();
+        self.now_ms = now_ms();
         // What waits for a database does so while no transaction is open.
         let subjects = self.subjects(batch)?;
         self.sink.begin()?;
@@ -135,13 +158,13 @@ impl<'l> Transform<'l> {
             self.record(record, subjects.get(at).copied().unwrap_or_default(), refused)?;
             records += 1;
         }
-        let mut positions = Positions::default();
+        let mut positions = self.let_go()?;
         let audit = &self.lane.shared.config.audit.topic;
         for work in self.works.values_mut() {
-            let reached = work.account.positions();
-            if reached.0.is_empty() {
+            if work.account.is_idle() {
                 continue;
             }
+            let reached = work.account.positions();
             work.account.tally = work.rewriter.take_tally();
             work.account.discovered = work.rewriter.take_discovered();
             let plan = Arc::clone(work.rewriter.plan());
@@ -184,7 +207,82 @@ impl<'l> Transform<'l> {
     pub fn abort(&mut self) -> Result<(), LaneError> {
         self.auditor.rewind(self.mark);
         self.works.clear();
+        self.holdings.forget();
         Ok(self.sink.abort()?)
+    }
+
+    /// Publishes what is held and due, and writes what is held now. Gives the positions of partitions of which nothing
+    /// came, and whose state is another one.
+    fn let_go(&mut self) -> Result<Positions, LaneError> {
+        let mut holdings = std::mem::take(&mut self.holdings);
+        let positions = self.let_go_of(&mut holdings);
+        self.holdings = holdings;
+        positions
+    }
+
+    fn let_go_of(&mut self, holdings: &mut Holdings) -> Result<Positions, LaneError> {
+        let mut positions = Positions::default();
+        let Some(state) = &self.lane.shared.config.state else { return Ok(positions) };
+        let now_ms = now_ms();
+        holdings.tick(now_ms, |topic, partition| {
+            self.works.get(topic).is_some_and(|work| work.account.has(partition))
+        });
+        for (topic, of_topic) in &mut holdings.partitions {
+            for (number, partition) in of_topic {
+                let orphans = std::mem::take(&mut partition.orphans);
+                let touched = partition.views.iter().any(|view| view.holding.is_touched());
+                if !touched && orphans.is_empty() {
+                    continue;
+                }
+                self.work(topic)?;
+                let Some(Work { account, targets, rewriter, .. }) = self.works.get_mut(topic)
+                else {
+                    continue;
+                };
+                if !account.has(*number) {
+                    positions.0.extend(partition.position.map(|at| (topic.clone(), *number, at)));
+                }
+                for orphan in orphans {
+                    for _ in 0..orphan.rows {
+                        account.left(&orphan.view, None);
+                    }
+                    for entry in orphan.end() {
+                        self.sink.state(&state.topic, &entry, *number)?;
+                    }
+                }
+                for held in &mut partition.views {
+                    let view = held.holding.plan.view.clone();
+                    let views = &rewriter.plan().views;
+                    let target = views.iter().position(|one| one.name == view);
+                    let Some(target) = target.and_then(|at| targets.get(at)) else { continue };
+                    let labels = [rewriter.plan().policy.name.as_str(), view.as_str()];
+                    let metrics = &self.lane.shared.metrics;
+                    let sizes = metrics.group_subjects.with_label_values(&labels).local();
+                    let losses = metrics.group_loss.with_label_values(&labels).local();
+                    held.holding.settle(|fate| {
+                        let Fate::Released { record, subjects, loss, .. } = fate else {
+                            account.left(&view, None);
+                            return Ok(());
+                        };
+                        let size = record.size();
+                        pass(self.lane, target.gate.as_deref(), size)?;
+                        self.sink.publish(&target.topic, &record, Some(now_ms), *number)?;
+                        account.left(&view, Some(size as u64));
+                        sizes.observe(subjects as f64);
+                        losses.observe(loss);
+                        Ok::<(), LaneError>(())
+                    })?;
+                    let entries = match held.is_closing() {
+                        true => held.holding.end(),
+                        false => held.holding.entries(self.sealing.key()),
+                    };
+                    for entry in entries {
+                        self.sink.state(&state.topic, &entry, *number)?;
+                    }
+                }
+            }
+        }
+        Ok(positions)
     }
 
     /// Makes sure that a topic is at work.
@@ -287,6 +385,7 @@ impl<'l> Transform<'l> {
         let topic = record.topic();
         self.work(topic)?;
         let shared = &self.lane.shared;
+        let now = self.now_ms;
         let Some(Work { rewriter, account, gate, targets }) = self.works.get_mut(topic) else {
             return Ok(());
         };
@@ -331,7 +430,9 @@ impl<'l> Transform<'l> {
         };
         let failure = match rewritten {
             Err(failure) => Some(failure),
-            Ok(out) => match refuses(targets, &out) {
+            Ok(out) => match refuses(targets, &out)
+                .or_else(|| unheld(self.lane, &self.topics, targets, &out))
+            {
                 Some(reason) => {
                     rewriter.discount();
                     Some(Failure::new(Stage::Publish, reason))
@@ -349,6 +450,10 @@ impl<'l> Transform<'l> {
                             self.sink.publish(&target.topic, &sanitized, timestamp, partition)?;
                             records += 1;
                             bytes += size as u64;
+                        }
+                        if let Some((hold, arrival)) = out.held(view) {
+                            let at = (topic, partition);
+                            self.holdings.arrive(self.lane, at, hold, arrival, now)?;
                         }
                         account.viewed(view, *disposition, records, bytes);
                     }
@@ -412,6 +517,17 @@ fn guarded<'r>(
 fn refuses(targets: &[Target], out: &Rewritten<'_>) -> Option<Reason> {
     targets.iter().enumerate().find_map(|(view, target)| {
         out.records(view).find_map(|sanitized| target.takes.refuses(&sanitized))
+    })
+}
+
+/// Why a row could not be held, or published later.
+fn unheld(lane: &Lane, topics: &Topics, targets: &[Target], out: &Rewritten<'_>) -> Option<Reason> {
+    targets.iter().enumerate().find_map(|(view, target)| {
+        let size = out.held_size(view)?;
+        match target.takes.size(size) && hold::takes(topics, lane, size) {
+            true => target.takes.needs_key.then_some(Reason::NoKey),
+            false => Some(Reason::TooLarge),
+        }
     })
 }
 

@@ -90,7 +90,7 @@ impl Observer for Screen {
             let count = match disposition {
                 Disposition::Publish => &state.published,
                 Disposition::Leave | Disposition::Delete | Disposition::Tombstone => &state.deleted,
-                Disposition::Filtered(_) => &state.filtered,
+                Disposition::Held | Disposition::Filtered(_) => &state.filtered,
             };
             count.fetch_add(1, Ordering::Relaxed);
         }

@@ -93,7 +93,7 @@ impl std::fmt::Display for Year {
 
 /// What a number counts from 1970-01-01, as Debezium and others write dates.
 #[derive(Clone, Copy)]
-pub(in crate::operator) struct Unit {
+pub struct Unit {
     per_day: i128,
 }
 

@@ -15,16 +15,7 @@ pub(super) struct Group {
 /// Reads `hierarchy`: a file of words and their groups.
 pub(super) fn build(arguments: &mut Arguments<'_>, file: &MarkedScalarNode) -> Option<Group> {
     let other = arguments.text("other").unwrap_or("*").to_owned();
-    let text = arguments.file(file)?;
-    let hierarchy = match Hierarchy::parse(&text) {
-        Ok(hierarchy) => hierarchy,
-        Err(mistake) => {
-            let place = format!("{}:{}:{}", file.as_str(), mistake.line, mistake.column);
-            let found = format!("in {place} {}", mistake.found);
-            arguments.problem(file.span(), found, mistake.expected);
-            return None;
-        }
-    };
+    let hierarchy = arguments.hierarchy(file)?;
     let most = hierarchy.levels().saturating_sub(1) as u64;
     let level = match arguments.scalar("level") {
         None => 1,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path as FilePath;
+use std::sync::Arc;
 
 use marked_yaml::Node;
 use marked_yaml::types::Span;
@@ -13,8 +14,19 @@ use super::{Parser, Treatments};
 use crate::operator::Problem;
 
 const VIEW_KEYS: &[&str] = &[
-    "topic", "readers", "where", "key", "headers", "nulls", "domain", "pin", "include", "default",
-    "classes", "fields",
+    "topic",
+    "readers",
+    "where",
+    "key",
+    "headers",
+    "nulls",
+    "domain",
+    "pin",
+    "include",
+    "default",
+    "classes",
+    "fields",
+    "anonymize",
 ];
 
 impl Parser<'_> {
@@ -33,7 +45,9 @@ impl Parser<'_> {
         let mut views: Vec<(Span, View)> = Vec::new();
         for (word, node) in map.iter() {
             let Some(name) = self.valid_name(word, "the name of a view") else { continue };
-            let Some(view) = self.view(file, &name, node, shared, fields) else { continue };
+            let Some(view) = self.view(file, (&name, views.len()), node, shared, fields) else {
+                continue;
+            };
             if let Some((_, other)) = views.iter().find(|(_, other)| other.topic == view.topic) {
                 let found = format!("the topic `{}` of view `{}` again", view.topic, other.name);
                 self.at(word.span(), found, "a topic of its own for each view");
@@ -46,7 +60,7 @@ impl Parser<'_> {
     fn view(
         &mut self,
         file: &FilePath,
-        name: &str,
+        (name, place): (&str, usize),
         node: &Node,
         shared: &Treatments,
         fields: &[(Span, Field)],
@@ -71,7 +85,9 @@ impl Parser<'_> {
             });
         let keys =
             [("fields", KeyRule::Fields), ("tokenize", KeyRule::Tokenize), ("drop", KeyRule::Drop)];
-        let key = self.choice(map.get_node("key"), &keys, KeyRule::Fields);
+        let anonymize = map.get_node("anonymize");
+        let usual = if anonymize.is_some() { KeyRule::Drop } else { KeyRule::Fields };
+        let key = self.choice(map.get_node("key"), &keys, usual);
         let headers = self.words(map.get_node("headers"), "the name of a record header");
         let headers = headers.iter().map(|word| word.as_str().to_owned()).collect();
         let nulls = [("keep", Nulls::Keep), ("treat", Nulls::Treat)];
@@ -111,7 +127,20 @@ impl Parser<'_> {
             let at = map.get_node("classes").map_or(map.span(), Node::span);
             self.at(at, found, "a treatment for every class of `fields`, or `default:`");
         }
-        let exceptions = self.exceptions(map.get_node("fields"), fields);
+        let mut exceptions = self.exceptions(map.get_node("fields"), fields);
+        let mut groups = None;
+        if let Some((anonymize, quasi)) =
+            anonymize.and_then(|node| self.anonymize(node, place, fields))
+        {
+            for (path, chosen) in quasi {
+                if exceptions.iter().any(|(known, _)| *known == path) {
+                    let found = format!("`{path}`, a quasi-identifier, with a treatment");
+                    self.at(map.span(), found, "one of both: its treatment is that of its group");
+                }
+                exceptions.push((path, chosen));
+            }
+            groups = Some(Arc::new(anonymize));
+        }
         Some(View {
             name: name.to_owned(),
             topic: topic?,
@@ -124,6 +153,7 @@ impl Parser<'_> {
             pin,
             classes,
             fields: exceptions,
+            anonymize: groups,
         })
     }
 
