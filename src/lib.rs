@@ -6,6 +6,7 @@
 //! - [`json`]: steps over JSON text, without a tree
 //! - [`crypto`]: primitives, the ciphertext format, secret types, the seam behind which keys are kept
 //! - [`operator`]: the treatments, one file each
+//! - [`aggregate`]: counts and sums over windows of a stream, with differential privacy
 //! - [`event`]: which parts of an envelope are the row
 //! - [`policy`]: the language, its diagnostics, and the plan that it is compiled to
 //! - [`rewrite`]: plan and bytes to [`rewrite::Sanitized`], which is made nowhere else
@@ -39,6 +40,8 @@ pub mod hierarchy;
 pub mod group;
 
 pub mod operator;
+
+pub mod aggregate;
 
 pub mod event;
 

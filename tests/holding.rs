@@ -11,7 +11,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use support::broker::{Broker, wait_until};
 use support::ledger::until;
 use support::scene::{Scene, header, json, wait_consumed};
-use support::worker::{Site, WorkerProcess};
+use support::worker::WorkerProcess;
 
 /// `who` and `n` are published for the tests alone; the warnings say what that is worth.
 const PATIENTS: &str = "
@@ -48,7 +48,8 @@ fn scene(name: &str, within: &str, partitions: i32) -> Scene {
 }
 
 fn scene_on(broker: Arc<Broker>, name: &str, within: &str, partitions: i32) -> Scene {
-    let topics = [("raw", partitions), ("research", partitions), ("billing", partitions), ("state", 2)];
+    let topics =
+        [("raw", partitions), ("research", partitions), ("billing", partitions), ("state", 2)];
     let policy = PATIENTS.replace("WITHIN", within);
     let settings = [("state", "cleanup.policy", "compact")];
     let mut scene = Scene::new_with(broker, name, &policy, &topics, &settings);
@@ -91,7 +92,8 @@ fn check_groups(scene: &Scene) -> BTreeSet<u64> {
     for (shown, people) in groups(scene) {
         assert!(people.len() >= 3, "{shown:?} is of {}", people.len());
     }
-    let rows: Vec<u64> = scene.values("research").iter().map(|row| row["n"].as_u64().unwrap()).collect();
+    let rows: Vec<u64> =
+        scene.values("research").iter().map(|row| row["n"].as_u64().unwrap()).collect();
     let numbers: BTreeSet<u64> = rows.iter().copied().collect();
     assert_eq!(numbers.len(), rows.len(), "a row is published twice");
     numbers
@@ -135,7 +137,12 @@ fn rows_leave_in_groups_or_not_at_all() {
     assert!(worker.stop().success());
 
     let whole = |topic: &str| {
-        scene.consume(topic).into_iter().flat_map(|one| [one.key, one.payload]).flatten().collect::<Vec<_>>()
+        scene
+            .consume(topic)
+            .into_iter()
+            .flat_map(|one| [one.key, one.payload])
+            .flatten()
+            .collect::<Vec<_>>()
     };
     for part in whole("state") {
         let text = String::from_utf8_lossy(&part);
@@ -163,4 +170,132 @@ fn what_is_held_outlives_a_stop_and_a_kill() {
     let released = check_groups(&scene);
     assert!(released.len() >= 3);
     assert!(worker.stop().success());
+}
+
+#[test]
+fn a_reload_lets_go_by_the_rules_under_which_rows_came() {
+    let scene = scene("reload", "1h", 1);
+    let worker = scene.site.start("one");
+    let rows: Vec<String> = (1..=4).map(|who| row(who, who, "Lyon", 30 + who)).collect();
+    send(&scene, &rows);
+    send(&scene, &[row(5, 5, "Ulm", 90)]);
+    wait_until("held", || counted(&scene, "held") == 5);
+    let policy = scene.site.path("policy.yaml");
+    let text = fs::read_to_string(&policy).unwrap();
+    // What has nothing to do with the view leaves alone what it holds.
+    let other = text.replace("version: 1", "version: 2").replace("tokenize", "drop");
+    fs::write(&policy, &other).unwrap();
+    worker.signal("HUP");
+    wait_until("reloaded", || scene.changes("policies-replaced").len() == 1);
+    assert_eq!(worker.metric("veilstream_held_records", ""), 5.0);
+    fs::write(
+        &policy,
+        other.replace("version: 2", "version: 3").replace("health: keep", "health: drop"),
+    )
+    .unwrap();
+    worker.signal("HUP");
+    wait_until("let go", || counted(&scene, "released") + counted(&scene, "suppressed") == 5);
+    assert!(counted(&scene, "released") >= 3);
+    for message in scene.consume("research") {
+        assert!(header(&message, "veilstream-policy").unwrap().starts_with("patients@1#"));
+        assert_eq!(json(&message)["diagnosis"], "flu");
+    }
+    check_groups(&scene);
+    // By the new rules from here on, and over a restart.
+    send(&scene, &[row(6, 6, "Bonn", 20), row(7, 7, "Bonn", 20)]);
+    wait_until("held", || counted(&scene, "held") == 7);
+    assert!(worker.stop().success());
+    let worker = scene.site.start("one");
+    send(&scene, &[row(8, 8, "Bonn", 20)]);
+    until("a group of the new rules", 60, || {
+        scene.values("research").iter().any(|row| row["n"] == 8)
+    });
+    let last = scene.values("research").pop().unwrap();
+    assert_eq!((last["city"].as_str(), last.get("diagnosis")), (Some("Bonn"), None));
+    assert!(worker.stop().success());
+
+    // Another policy without a reload: what was held is suppressed, and the trail says so.
+    let worker = scene.site.start("one");
+    send(&scene, &[row(9, 9, "Ulm", 50)]);
+    wait_until("held", || counted(&scene, "held") == 9);
+    assert!(worker.stop().success());
+    let before = counted(&scene, "suppressed");
+    let text = fs::read_to_string(&policy).unwrap();
+    fs::write(&policy, text.replace("version: 3", "version: 4").replace("k: 3", "k: 2")).unwrap();
+    let worker = scene.site.start("one");
+    wait_until("suppressed", || counted(&scene, "suppressed") == before + 1);
+    assert!(worker.log().contains("made by other rules"));
+    assert!(worker.stop().success());
+    let worker = scene.site.start("one");
+    until("nothing of it is left", 60, || worker.log().contains("what is held is known"));
+    assert!(!worker.log().contains("made by other rules"));
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn kills_rebalances_and_restarts_neither_lose_nor_double_nor_shrink_a_group() {
+    let sessions = [
+        ("group.consumer.min.session.timeout.ms", "6000"),
+        ("group.consumer.session.timeout.ms", "6000"),
+        ("group.consumer.min.heartbeat.interval.ms", "1000"),
+        ("group.consumer.heartbeat.interval.ms", "1000"),
+    ];
+    let broker = Arc::new(Broker::start_with("holding-ordeal", &sessions));
+    let mut scene = scene_on(broker, "ordeal", "3s", 6);
+    let raw = scene.topic("raw");
+    scene.site.extra += &format!(
+        "\nbatch: {{ records: 300 }}\nlimits: {{ sources: {{ {raw}: {{ records_per_second: 2500 }} }} }}"
+    );
+    const ROWS: u64 = 60_000;
+    let cities = ["Lyon", "Paris", "Bonn", "Ulm", "Rome"];
+    let rows: Vec<(String, String)> = (0..ROWS)
+        .map(|n| {
+            let who = n * 7919 % 9000;
+            let value = row(n, who, cities[(who % 5) as usize], who % 97);
+            (format!("{who}"), value)
+        })
+        .collect();
+    for part in rows.chunks(5_000) {
+        let part: Vec<_> = part
+            .iter()
+            .map(|(key, value)| (Some(key.as_bytes()), Some(value.as_bytes())))
+            .collect();
+        scene.broker.produce(&raw, &part);
+    }
+    let accounted = |scene: &Scene| {
+        scene.audit("process").iter().map(|event| event["records"].as_u64().unwrap()).sum::<u64>()
+    };
+    let consumed = |worker: &WorkerProcess| worker.metric("veilstream_consumed_records_total", "");
+    let steady = scene.site.start("steady");
+    for round in 0..3 {
+        let victim = scene.site.start("victim");
+        until("the victim's first batches", 90, || {
+            consumed(&victim) > 1_000.0 || accounted(&scene) >= ROWS
+        });
+        victim.kill();
+        if round == 1 && !scene.broker.is_external() {
+            scene.broker.restart();
+        }
+        if round == 2 {
+            let guest = scene.site.start("guest");
+            until("the guest's share", 90, || {
+                consumed(&guest) > 500.0 || accounted(&scene) >= ROWS
+            });
+            assert!(guest.stop().success());
+        }
+    }
+    let second = scene.site.start("victim");
+    until("all rows are read", 200, || accounted(&scene) >= ROWS);
+    until("all rows have left", 60, || {
+        counted(&scene, "released") + counted(&scene, "suppressed") >= counted(&scene, "held")
+    });
+    assert!(steady.stop().success() && second.stop().success());
+    assert_eq!(
+        (scene.check_audit("raw"), accounted(&scene), counted(&scene, "held")),
+        (ROWS, ROWS, ROWS)
+    );
+    let published = check_groups(&scene);
+    assert_eq!(published.len() as u64, counted(&scene, "released"));
+    assert_eq!(counted(&scene, "released") + counted(&scene, "suppressed"), ROWS);
+    assert!(published.len() as u64 > ROWS / 2, "{} rows", published.len());
 }

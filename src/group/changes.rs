@@ -25,25 +25,29 @@ pub struct Changes {
 
 /// Keys that were touched, if anybody wants to know.
 #[derive(Debug)]
-pub(super) struct Touched<K>(Option<FxHashSet<K>>);
+pub(crate) struct Touched<K>(Option<FxHashSet<K>>);
 
 impl<K: Hash + Ord> Touched<K> {
-    pub(super) fn new() -> Touched<K> {
+    pub(crate) fn new() -> Touched<K> {
         Touched(None)
     }
 
-    pub(super) fn note(&mut self, key: K) {
+    pub(crate) fn note(&mut self, key: K) {
         if let Some(keys) = &mut self.0 {
             keys.insert(key);
         }
     }
 
+    pub(crate) fn is_noted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Forgets what was noted, and notes from now on.
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.0 = Some(FxHashSet::default());
     }
 
-    fn take(&mut self) -> Vec<K> {
+    pub(crate) fn take(&mut self) -> Vec<K> {
         let mut keys: Vec<K> = self.0.iter_mut().flat_map(FxHashSet::drain).collect();
         keys.sort_unstable();
         keys
@@ -95,11 +99,11 @@ impl State {
     }
 }
 
-fn by_key<K: Ord, V>(values: Vec<V>, key: impl Fn(&V) -> K) -> BTreeMap<K, V> {
+pub(crate) fn by_key<K: Ord, V>(values: Vec<V>, key: impl Fn(&V) -> K) -> BTreeMap<K, V> {
     values.into_iter().map(|value| (key(&value), value)).collect()
 }
 
-fn put<K: Ord, V>(known: &mut BTreeMap<K, V>, changes: Vec<(K, Option<V>)>) {
+pub(crate) fn put<K: Ord, V>(known: &mut BTreeMap<K, V>, changes: Vec<(K, Option<V>)>) {
     for (key, change) in changes {
         match change {
             Some(value) => known.insert(key, value),

@@ -51,6 +51,7 @@ mod tree;
 use std::sync::Arc;
 
 pub use changes::Changes;
+pub(crate) use changes::{Touched, by_key, put};
 pub use groups::{Group, KnownGroup};
 pub use held::Held;
 pub use sensitive::{Distribution, Sensitive, SensitiveValue};

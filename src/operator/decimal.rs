@@ -101,8 +101,8 @@ fn power(text: &str) -> Option<i64> {
 }
 
 /// `units` with a point before its last `places` digits, and no zeros behind it.
-pub fn decimal_text(units: i128, places: i64) -> String {
-    let places = usize::try_from(places).unwrap_or(0);
+pub fn decimal_text(units: i128, places: impl TryInto<usize>) -> String {
+    let places = places.try_into().unwrap_or(0);
     let sign = if units < 0 { "-" } else { "" };
     let digits = format!("{:0>1$}", units.unsigned_abs(), places + 1);
     let (whole, fraction) = digits.split_at(digits.len().saturating_sub(places));

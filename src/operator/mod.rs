@@ -24,6 +24,7 @@ mod truncate;
 
 pub(crate) use arguments::shape;
 pub use arguments::{Arguments, Around, Problem, Recipients, nearest};
+pub(crate) use decimal::decimal_text;
 pub use spec::{Family, Gives, Parameter, Spec, Takes};
 pub use tokenize::Tokenizer;
 
