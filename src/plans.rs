@@ -172,8 +172,10 @@ pub fn policies(config: &Config) -> Result<Vec<Policy>, LoadError> {
     reserved.extend(config.erasure.as_ref().map(|erasure| (erasure.topic.as_str(), "erasure")));
     let mut conflicts = conflicts(&policies, &reserved);
     for policy in &policies {
-        for view in policy.views.iter().filter(|view| view.anonymize.is_some()) {
-            let of = format!("view `{}` of policy `{}` has `anonymize`", view.name, policy.name);
+        for view in &policy.views {
+            let Some(rule) = &view.rule else { continue };
+            let of =
+                format!("view `{}` of policy `{}` has `{}`", view.name, policy.name, rule.name());
             if config.state.is_none() {
                 conflicts.push(format!("{of}: say with `state.topic` where it holds rows"));
             }

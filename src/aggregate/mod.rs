@@ -175,6 +175,32 @@ pub struct Counters {
     pub withheld: u64,
 }
 
+impl Counters {
+    /// What was counted since others were.
+    pub fn since(&self, before: &Counters) -> Counters {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &Counters) -> Counters {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(&self, other: &Counters, of: fn(u64, u64) -> u64) -> Counters {
+        Counters {
+            counted: of(self.counted, other.counted),
+            late: of(self.late, other.late),
+            early: of(self.early, other.early),
+            over_contribution: of(self.over_contribution, other.over_contribution),
+            no_room: of(self.no_room, other.no_room),
+            other: of(self.other, other.other),
+            suppressed: of(self.suppressed, other.suppressed),
+            complementary: of(self.complementary, other.complementary),
+            withheld: of(self.withheld, other.withheld),
+        }
+    }
+}
+
 /// Why a record is not taken. Fields count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

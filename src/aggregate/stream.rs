@@ -80,6 +80,24 @@ impl Stream {
         }
     }
 
+    /// The windows that are open, in order.
+    pub fn open_windows(&self) -> Vec<Window> {
+        self.open.keys().map(|start| self.settings.windows.window(*start)).collect()
+    }
+
+    /// When [`Stream::tick`] would close a window, if nothing came.
+    pub fn next_due(&self) -> Option<i64> {
+        let (clock, wait) = (self.summary.clock?, self.settings.longest_wait?);
+        let windows = &self.settings.windows;
+        let start = match self.plan {
+            None => *self.open.keys().next()?,
+            Some(_) => windows.ending(clock.watermark, FARTHEST).next()?,
+        };
+        let ahead =
+            windows.window(start).end.saturating_add(self.settings.lateness) - clock.largest;
+        Some(clock.arrived.saturating_add(wait).saturating_add(ahead.max(0)))
+    }
+
     /// Counted since the stream began, over restarts.
     pub fn counters(&self) -> Counters {
         self.summary.counters

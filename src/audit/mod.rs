@@ -57,7 +57,7 @@ pub struct ViewCounts {
     /// Events not published: by `where`, messages of no row, tombstones where the view has no keys.
     pub filtered: u64,
     pub condition_errors: u64,
-    /// Rows that began to wait for a group.
+    /// Rows that began to wait for a group, or came to windows.
     #[serde(skip_serializing_if = "is_zero")]
     pub held: u64,
     /// Rows that were published with one, whenever they came.
@@ -66,6 +66,14 @@ pub struct ViewCounts {
     /// Rows for which none was found in time.
     #[serde(skip_serializing_if = "is_zero")]
     pub suppressed: u64,
+    /// Rows of figures over windows.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows: u64,
+    /// Windows of which all was published, and those that were not published.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub windows: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub withheld: u64,
 }
 
 /// A record in quarantine.

@@ -200,8 +200,7 @@ pub fn wanted(config: &Config, policies: &[Policy], cluster: &ClusterState) -> V
         let settings = [("cleanup.policy", "delete"), ("retention.ms", &retention(7))];
         add(Kind::Requests, &erasure.topic, &[], false, &settings);
     }
-    let holds =
-        policies.iter().flat_map(|policy| &policy.views).any(|view| view.anonymize.is_some());
+    let holds = policies.iter().flat_map(|policy| &policy.views).any(|view| view.rule.is_some());
     if let Some(state) = config.state.as_ref().filter(|_| holds) {
         add(Kind::State, &state.topic, &every, false, &[("cleanup.policy", "compact")]);
     }

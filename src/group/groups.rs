@@ -19,6 +19,8 @@ pub struct Group {
     pub subjects: usize,
     /// The values of its quasi-identifiers as they are published.
     pub shown: Vec<String>,
+    /// How many different values of each sensitive field it had then.
+    pub distinct: Vec<u32>,
 }
 
 /// A group as it is kept.
@@ -27,6 +29,7 @@ pub struct KnownGroup {
     pub id: u64,
     pub area: Area,
     pub subjects: usize,
+    pub distinct: Vec<u32>,
     /// When it was used last, counted in uses of groups.
     pub used: u64,
 }
@@ -39,8 +42,8 @@ struct Known {
 
 impl Known {
     fn plain(&self) -> KnownGroup {
-        let Group { id, ref area, subjects, .. } = *self.group;
-        KnownGroup { id, area: area.clone(), subjects, used: self.used }
+        let Group { id, ref area, subjects, ref distinct, .. } = *self.group;
+        KnownGroup { id, area: area.clone(), subjects, distinct: distinct.clone(), used: self.used }
     }
 }
 
@@ -77,11 +80,17 @@ impl Groups {
     }
 
     /// A new group, or the known one of the same area.
-    pub(super) fn publish(&mut self, space: &Space, area: Area, subjects: usize) -> Arc<Group> {
+    pub(super) fn publish(
+        &mut self,
+        space: &Space,
+        area: Area,
+        subjects: usize,
+        distinct: Vec<u32>,
+    ) -> Arc<Group> {
         if let Some(group) = self.same(&area) {
             return group;
         }
-        let group = KnownGroup { id: self.next, area, subjects, used: self.uses };
+        let group = KnownGroup { id: self.next, area, subjects, distinct, used: self.uses };
         self.next += 1;
         self.uses += 1;
         let group = self.keep(space, group);
@@ -143,7 +152,7 @@ impl Groups {
     }
 
     pub(super) fn keep(&mut self, space: &Space, known: KnownGroup) -> Arc<Group> {
-        let KnownGroup { id, area, subjects, used } = known;
+        let KnownGroup { id, area, subjects, distinct, used } = known;
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
         if self.slots.len() <= slot as usize {
             self.slots.push(None);
@@ -154,7 +163,7 @@ impl Groups {
         self.by_area.insert(area.clone(), slot);
         self.by_use.insert(used, slot);
         let shown = space.shown(&area);
-        let group = Arc::new(Group { id, area, subjects, shown });
+        let group = Arc::new(Group { id, area, subjects, shown, distinct });
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = Some(Known { group: group.clone(), used });
         }

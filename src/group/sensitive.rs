@@ -167,6 +167,15 @@ pub(super) fn lack(demands: &[Sensitive], seen: &[Seen], votes: &[&[SensitiveVal
     demands.iter().zip(seen).enumerate().map(field).sum()
 }
 
+/// How many different values of each field there are.
+pub(super) fn distinct(votes: &[&[SensitiveValue]], fields: usize) -> Vec<u32> {
+    let of = |field: usize| {
+        let values = votes.iter().filter_map(|vote| vote.get(field)).map(SensitiveValue::key);
+        values.collect::<std::collections::BTreeSet<_>>().len() as u32
+    };
+    (0..fields).map(of).collect()
+}
+
 fn lack_of(demand: &Sensitive, seen: &Seen, sorted: &[(bool, u64)]) -> f64 {
     let mut lack = 0.0;
     if let Some(least) = demand.distinct {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::groups::{Group, Groups};
-use super::held::{Held, Waiting};
-use super::sensitive::{Seen, SensitiveValue};
+use super::held::{Held, Item, Waiting};
+use super::sensitive::{Seen, SensitiveValue, distinct};
 use super::space::{Domain, QuasiIdentifier, Space, Span};
 use super::subjects::Subjects;
 use super::{Outcome, Record, Refusal, Settings, Subject, Unfit};
@@ -210,7 +210,9 @@ impl Stream {
     fn publish(&mut self, proposal: Proposal, outcomes: &mut Vec<Outcome>) {
         let Proposal { items, area } = proposal;
         let loss = self.space.loss(&area);
-        let group = self.groups.publish(&self.space, area.into(), items.len());
+        let votes = items.iter().filter_map(|item| self.waiting.item(*item).map(Item::vote));
+        let distinct = distinct(&votes.collect::<Vec<_>>(), self.settings.sensitive.len());
+        let group = self.groups.publish(&self.space, area.into(), items.len(), distinct);
         for item in items {
             self.get_used_to(loss);
             self.release(item, &group, false, outcomes);

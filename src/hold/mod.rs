@@ -1,23 +1,26 @@
-//! Rows that wait until enough people are alike: one [`Holding`] for each view and source partition, and its changelog.
+//! What views hold that publish what many people have in common: rows that wait for a group, and windows that are open.
+//! One [`Holding`] for each view and source partition, and its changelog.
 //!
-//! Pure but for the keys of a restart: no Kafka, no clock. What is held lives in memory; the changelog, a compacted
-//! topic, has all of it sealed, entry by entry, and is what another worker goes on from.
+//! Pure but for the keys of a restart: no Kafka, no clock. The changelog, a compacted topic, has all of it sealed, entry
+//! by entry, and is what another worker goes on from.
 
 mod entry;
+mod groups;
 mod restore;
+mod windows;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 pub use entry::Entry;
-pub use restore::{Orphan, Restore, RestoreError, Restored};
+pub use restore::{Orphan, Restore, RestoreError, Restored, Unfit};
 
+use crate::aggregate::{Counters, State};
 use crate::crypto::ciphertext::SealKey;
-use crate::group::{Group, Outcome, Record, Space, Stream, Unfit};
-use crate::policy::HoldPlan;
-use crate::rewrite::{Arrival, HeldRow, Sanitized};
-use entry::Kind;
+use crate::policy::{HoldPlan, Rule};
+use crate::rewrite::{Arrival, Sanitized};
+use groups::Groups;
+use windows::Windows;
 
 /// Where rows come from: the consumer group, the source topic, and the partition of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,209 +39,192 @@ impl Origin {
     }
 }
 
-/// What becomes of a row.
+/// What becomes of what was held.
 pub enum Fate<'r> {
+    /// A row leaves in a group.
     Released {
         record: Sanitized<'r>,
         /// How many people there were in the group when it was published first.
         subjects: usize,
         /// The share of what could have been said that its group does not say, from 0 to 1.
         loss: f64,
-        /// The group was published before.
-        reused: bool,
+        /// How many different values of each sensitive field there were.
+        distinct: &'r [u32],
     },
     /// No group was found for it in time.
     Suppressed,
+    /// A row of figures over a window.
+    Figures(Sanitized<'r>),
+    /// What became of a window, and what stands in its place where it is not published.
+    Window(WindowFate, Option<Sanitized<'r>>),
+}
+
+/// What becomes of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowFate {
+    Published,
+    /// The budget of privacy is spent.
+    Exhausted,
+    /// So many people came that one may have been left out for another.
+    Crowded,
+    /// No random bits were to be had.
+    NoNoise,
+    /// Other rules came while it was open.
+    Dropped,
+}
+
+impl WindowFate {
+    pub fn code(self) -> &'static str {
+        match self {
+            WindowFate::Published => "published",
+            WindowFate::Exhausted => "budget_spent",
+            WindowFate::Crowded => "crowded",
+            WindowFate::NoNoise => "no_noise",
+            WindowFate::Dropped => "other_rules",
+        }
+    }
 }
 
 /// What one view holds of one source partition.
 pub struct Holding {
     pub plan: Arc<HoldPlan>,
     place: String,
-    stream: Stream,
-    rows: FxHashMap<u64, HeldRow>,
-    /// Bytes of the rows.
-    bytes: usize,
-    next_id: u64,
-    /// Records with smaller numbers have been written to the changelog.
-    written: u64,
-    outcomes: Vec<Outcome>,
-    /// Rows that the method would not take.
-    refused: usize,
+    method: Method,
     /// Something is other than the changelog has it.
     touched: bool,
     buffer: Vec<u8>,
 }
 
+enum Method {
+    Groups(Box<Groups>),
+    Windows(Box<Windows>),
+}
+
 impl Holding {
     pub fn new(plan: &Arc<HoldPlan>, origin: &Origin) -> Result<Holding, Unfit> {
-        let stream = Stream::new(plan.anonymize.settings.clone())?;
-        Ok(Holding::with(plan, origin.place(plan), stream, FxHashMap::default()))
+        let method = match &plan.rule {
+            Rule::Groups(rule) => Method::Groups(Box::new(Groups::new(rule)?)),
+            Rule::Windows(rule) => Method::Windows(Box::new(Windows::new(rule)?)),
+        };
+        Ok(Holding::with(plan, origin.place(plan), method))
     }
 
-    fn with(
-        plan: &Arc<HoldPlan>,
-        place: String,
-        mut stream: Stream,
-        rows: FxHashMap<u64, HeldRow>,
-    ) -> Holding {
-        stream.note_changes();
-        Holding {
-            plan: Arc::clone(plan),
-            place,
-            bytes: rows.values().map(HeldRow::size).sum(),
-            next_id: rows.keys().max().map_or(0, |id| id + 1),
-            written: stream.next_record(),
-            stream,
-            rows,
-            outcomes: Vec::new(),
-            refused: 0,
-            touched: false,
-            buffer: Vec::new(),
+    fn with(plan: &Arc<HoldPlan>, place: String, method: Method) -> Holding {
+        Holding { plan: Arc::clone(plan), place, method, touched: false, buffer: Vec::new() }
+    }
+
+    /// What goes on under other rules of the same view: of windows, how far time is, and what is spent of the budget.
+    pub fn successor(&self, plan: &Arc<HoldPlan>, origin: &Origin) -> Result<Holding, Unfit> {
+        match (&self.method, &plan.rule) {
+            (Method::Windows(windows), Rule::Windows(rule)) => {
+                let state = State { summary: windows.summary(), ..State::default() };
+                let method = Method::Windows(Box::new(Windows::restore(rule, state)?));
+                Ok(Holding { touched: true, ..Holding::with(plan, origin.place(plan), method) })
+            }
+            _ => Holding::new(plan, origin),
         }
     }
 
-    /// Takes a row, at a time in milliseconds since the epoch.
+    /// Takes what comes, at a time in milliseconds since the epoch.
     pub fn arrive(&mut self, arrival: Arrival, now_ms: i64) {
-        let Arrival { row, subject, values, sensitive } = arrival;
-        let id = self.next_id;
-        self.next_id += 1;
         self.touched = true;
-        self.bytes += row.size();
-        self.rows.insert(id, row);
-        let record = Record { id, subject, values, sensitive };
-        if self.stream.add(record, now_ms, &mut self.outcomes).is_err() {
-            // The rewrite took no value that is not of its domain: this is a defect, and costs the row.
-            self.remove(id);
-            self.refused += 1;
+        match (&mut self.method, arrival) {
+            (Method::Groups(groups), Arrival::Row { row, subject, values, sensitive }) => {
+                groups.arrive(row, (subject, values, sensitive), now_ms);
+            }
+            (Method::Windows(windows), Arrival::Record(record)) => windows.arrive(record, now_ms),
+            // Arrivals are made by the same rule.
+            _ => {}
         }
     }
 
     /// Lets go what is due.
     pub fn tick(&mut self, now_ms: i64) {
         self.touched = true;
-        self.stream.tick(now_ms, &mut self.outcomes);
+        match &mut self.method {
+            Method::Groups(groups) => groups.tick(now_ms),
+            Method::Windows(windows) => windows.tick(now_ms),
+        }
     }
 
-    /// Lets go everything.
+    /// Lets go everything: rows in groups, if there are any; windows unpublished.
     pub fn flush(&mut self) {
         self.touched = true;
-        self.stream.flush(&mut self.outcomes);
+        match &mut self.method {
+            Method::Groups(groups) => groups.flush(),
+            Method::Windows(windows) => windows.drop_open(),
+        }
     }
 
-    /// When the oldest row is due.
-    pub fn due(&self) -> Option<i64> {
-        self.stream.next_deadline()
+    /// When something is to be let go though nothing comes. Windows wait while there is something to be read, which would
+    /// come too late for them: `idle` says that there is not.
+    pub fn due(&self, idle: bool) -> Option<i64> {
+        match &self.method {
+            Method::Groups(groups) => groups.due(),
+            Method::Windows(windows) => windows.due().filter(|_| idle),
+        }
     }
 
-    /// How many rows wait.
+    /// How many rows wait, or windows are open.
     pub fn held(&self) -> usize {
-        self.stream.held()
+        match &self.method {
+            Method::Groups(groups) => groups.held(),
+            Method::Windows(windows) => windows.open(),
+        }
     }
 
     /// Bytes of the rows that wait.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        match &self.method {
+            Method::Groups(groups) => groups.bytes(),
+            Method::Windows(_) => 0,
+        }
+    }
+
+    /// What windows have counted since the last call.
+    pub fn counted(&mut self) -> Option<Counters> {
+        match &mut self.method {
+            Method::Groups(_) => None,
+            Method::Windows(windows) => Some(windows.counted()),
+        }
+    }
+
+    /// The share of a budget of privacy that is left, where there is one.
+    pub fn budget_left(&self) -> Option<f64> {
+        match &self.method {
+            Method::Groups(_) => None,
+            Method::Windows(windows) => windows.budget_left(),
+        }
     }
 
     pub fn is_touched(&self) -> bool {
         self.touched
     }
 
-    fn remove(&mut self, id: u64) -> Option<HeldRow> {
-        let row = self.rows.remove(&id)?;
-        self.bytes -= row.size();
-        Some(row)
-    }
-
-    /// What has become of rows since the last call.
-    pub fn settle<E>(&mut self, mut each: impl FnMut(Fate<'_>) -> Result<(), E>) -> Result<(), E> {
-        for _ in 0..std::mem::take(&mut self.refused) {
-            each(Fate::Suppressed)?;
+    /// What has become of what was held since the last call.
+    pub fn settle<E>(&mut self, each: impl FnMut(Fate<'_>) -> Result<(), E>) -> Result<(), E> {
+        match &mut self.method {
+            Method::Groups(groups) => groups.settle(&mut self.buffer, each),
+            Method::Windows(windows) => windows.settle(&self.plan, &mut self.buffer, each),
         }
-        for outcome in std::mem::take(&mut self.outcomes) {
-            match outcome {
-                Outcome::Released { id, group, reused } => {
-                    let Some(row) = self.remove(id) else { continue };
-                    let loss = self.space().loss(&group.area);
-                    let Group { subjects, .. } = *group;
-                    let record = row.release(&self.plan, &group, &mut self.buffer);
-                    each(Fate::Released { record, subjects, loss, reused })?;
-                }
-                Outcome::Suppressed { id } => {
-                    if self.remove(id).is_some() {
-                        each(Fate::Suppressed)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn space(&self) -> &Space {
-        self.stream.space()
     }
 
     /// What the changelog has to be told since the last call.
     pub fn entries(&mut self, key: &Arc<SealKey>) -> Vec<Entry> {
-        if !std::mem::take(&mut self.touched) {
-            return Vec::new();
+        match (std::mem::take(&mut self.touched), &mut self.method) {
+            (false, _) => Vec::new(),
+            (true, Method::Groups(groups)) => groups.entries(&self.place, key),
+            (true, Method::Windows(windows)) => windows.entries(&self.place, key),
         }
-        let changes = self.stream.take_changes();
-        let place = self.place.as_str();
-        let written = std::mem::replace(&mut self.written, changes.summary.next_record);
-        let mut entries = Vec::new();
-        for (number, held) in changes.held {
-            let value = match &held {
-                // It came and went in between.
-                None if number >= written => continue,
-                None => None,
-                Some(held) => {
-                    let Some(row) = self.rows.get(&held.id) else { continue };
-                    Some((row, postcard::to_allocvec(held).unwrap_or_default()))
-                }
-            };
-            entries.push(Entry::new(place, Kind::Held(number), |place| {
-                value.map(|(row, beside)| row.seal(key, place, &beside))
-            }));
-        }
-        for (id, group) in changes.groups {
-            entries.push(Entry::new(place, Kind::Group(id), |place| {
-                group.map(|group| entry::seal(key, place, &group))
-            }));
-        }
-        for (subject, known) in changes.subjects {
-            entries.push(Entry::new(place, Kind::Subject(subject), |place| {
-                known.map(|known| entry::seal(key, place, &known))
-            }));
-        }
-        entries.push(Entry::new(place, Kind::Summary, |place| {
-            Some(entry::seal(key, place, &changes.summary))
-        }));
-        entries
     }
 
-    /// What takes all of it out of the changelog: it is empty, and by other rules from now on.
+    /// What takes all of it out of the changelog.
     pub fn end(&mut self) -> Vec<Entry> {
-        let state = self.stream.state();
-        let held = state.held.iter().map(|held| Kind::Held(held.number));
-        let groups = state.groups.iter().map(|group| Kind::Group(group.id));
-        let subjects = state.subjects.iter().map(|known| Kind::Subject(known.subject));
-        let changes = self.stream.take_changes();
-        let gone = changes.held.iter().map(|(number, _)| Kind::Held(*number));
-        let gone = gone.filter(|kind| matches!(kind, Kind::Held(number) if *number < self.written));
-        let groups_gone = changes.groups.iter().map(|(id, _)| Kind::Group(*id));
-        let subjects_gone = changes.subjects.iter().map(|(subject, _)| Kind::Subject(*subject));
-        let mut kinds: Vec<Kind> = held
-            .chain(groups)
-            .chain(subjects)
-            .chain(gone)
-            .chain(groups_gone)
-            .chain(subjects_gone)
-            .chain([Kind::Summary])
-            .collect();
-        let mut seen = std::collections::HashSet::new();
-        kinds.retain(|kind| seen.insert(*kind));
+        let kinds = match &mut self.method {
+            Method::Groups(groups) => groups.kinds(),
+            Method::Windows(windows) => windows.kinds(),
+        };
+        let kinds: HashSet<_> = kinds.into_iter().collect();
         kinds.into_iter().map(|kind| Entry::new(&self.place, kind, |_| None)).collect()
     }
 }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::entry::{self, Entry, Kind};
-use super::{Holding, Origin};
+use super::groups::Groups;
+use super::windows::Windows;
+use super::{Holding, Method, Origin};
+use crate::aggregate;
 use crate::crypto::ciphertext::{self, Algorithm, SealKey};
 use crate::crypto::{KeyError, KeyId, KeySource};
-use crate::group::{Held, KnownGroup, KnownSubject, State, Stream, Subject, Summary, Unfit};
-use crate::policy::HoldPlan;
+use crate::group::{self, Held, KnownGroup, KnownSubject, Subject, Summary};
+use crate::policy::{HoldPlan, Rule};
 use crate::rewrite::HeldRow;
 
 /// Why what is held cannot be had back.
@@ -31,6 +34,15 @@ pub enum RestoreError {
     Unfit(#[from] Unfit),
 }
 
+/// Why a view's rule cannot be worked by. The policy's parser has found it out before.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    #[error(transparent)]
+    Groups(#[from] group::Unfit),
+    #[error(transparent)]
+    Windows(#[from] aggregate::Unfit),
+}
+
 /// What is read of one view and partition.
 #[derive(Default)]
 struct Part {
@@ -38,6 +50,9 @@ struct Part {
     held: FxHashMap<u64, (Held, HeldRow)>,
     groups: FxHashMap<u64, KnownGroup>,
     subjects: FxHashMap<Subject, KnownSubject>,
+    windows: Option<aggregate::Summary>,
+    window_groups: FxHashMap<(i64, u32), aggregate::KnownGroup>,
+    window_subjects: FxHashMap<(i64, Subject), aggregate::KnownSubject>,
 }
 
 /// Reads the changelog of some partitions.
@@ -91,12 +106,7 @@ impl<'k> Restore<'k> {
         self.entries += 1;
         let Some((_, part)) = self.parts.get_mut(place) else { return Ok(()) };
         let Some(value) = value else {
-            match kind {
-                Kind::Summary => part.summary = None,
-                Kind::Held(number) => drop(part.held.remove(&number)),
-                Kind::Group(id) => drop(part.groups.remove(&id)),
-                Kind::Subject(subject) => drop(part.subjects.remove(&subject)),
-            }
+            part.forget(kind);
             return Ok(());
         };
         let wrong = || RestoreError::DoesNotOpen(key.to_owned());
@@ -109,23 +119,7 @@ impl<'k> Restore<'k> {
                 vacant.insert(SealKey::new(&key, Algorithm::Aes256Gcm))
             }
         };
-        match kind {
-            Kind::Summary => {
-                part.summary = Some(entry::open(seal_key, key, value).ok_or_else(wrong)?)
-            }
-            Kind::Held(number) => {
-                let (row, beside) = HeldRow::open(seal_key, key, value).ok_or_else(wrong)?;
-                let held = postcard::from_bytes(&beside).map_err(|_| wrong())?;
-                part.held.insert(number, (held, row));
-            }
-            Kind::Group(id) => {
-                part.groups.insert(id, entry::open(seal_key, key, value).ok_or_else(wrong)?);
-            }
-            Kind::Subject(subject) => {
-                part.subjects.insert(subject, entry::open(seal_key, key, value).ok_or_else(wrong)?);
-            }
-        }
-        Ok(())
+        part.take(kind, seal_key, key, value).ok_or_else(wrong)
     }
 
     /// Which of the origins a place is of.
@@ -155,51 +149,128 @@ impl<'k> Restore<'k> {
             .collect();
         for (place, (at, part)) in self.parts {
             let Some(restored) = all.get_mut(at) else { continue };
-            let plan = plans(&restored.origin.topic);
-            let plan = plan.into_iter().find(|plan| restored.origin.place(plan) == place);
-            match plan {
-                Some(plan) => restored.holdings.extend(part.holding(plan, place)?),
-                None => restored.orphans.extend(part.orphan(place)),
+            if part.is_empty() {
+                continue;
             }
+            let plans = plans(&restored.origin.topic);
+            let plan = plans.iter().find(|plan| restored.origin.place(plan) == place);
+            if let Some(plan) = plan {
+                restored.holdings.push(part.holding(plan, place)?);
+                continue;
+            }
+            let Some(orphan) = Orphan::new(place, &part) else { continue };
+            // What is spent of a budget stays spent.
+            let heir =
+                plans.iter().find(|plan| plan.view == orphan.view && plan.policy == orphan.policy);
+            if let (Some(plan), Some(summary)) = (heir, part.windows)
+                && let Rule::Windows(rule) = &plan.rule
+                && !restored.holdings.iter().any(|known| known.plan.view == plan.view)
+            {
+                let state = aggregate::State { summary, ..aggregate::State::default() };
+                let method =
+                    Method::Windows(Box::new(Windows::restore(rule, state).map_err(Unfit::from)?));
+                let place = restored.origin.place(plan);
+                restored
+                    .holdings
+                    .push(Holding { touched: true, ..Holding::with(plan, place, method) });
+            }
+            restored.orphans.push(orphan);
         }
         Ok(all)
     }
 }
 
-impl Part {
-    fn is_empty(&self) -> bool {
-        let Part { summary, held, groups, subjects } = self;
-        summary.is_none() && held.is_empty() && groups.is_empty() && subjects.is_empty()
-    }
-
-    fn holding(self, plan: &Arc<HoldPlan>, place: String) -> Result<Option<Holding>, RestoreError> {
-        if self.is_empty() {
-            return Ok(None);
-        }
-        let Some(summary) = self.summary else { return Err(RestoreError::NotWhole(place)) };
-        let (mut held, mut rows) = (Vec::with_capacity(self.held.len()), FxHashMap::default());
-        for (one, row) in self.held.into_values() {
-            rows.insert(one.id, row);
-            held.push(one);
-        }
-        let groups = self.groups.into_values().collect();
-        let subjects = self.subjects.into_values().collect();
-        let state = State { summary, held, groups, subjects };
-        let stream = Stream::restore(plan.anonymize.settings.clone(), state)?;
-        Ok(Some(Holding::with(plan, place, stream, rows)))
-    }
-
-    fn orphan(self, place: String) -> Option<Orphan> {
-        if self.is_empty() {
-            return None;
-        }
+impl Orphan {
+    fn new(place: String, part: &Part) -> Option<Orphan> {
         let mut names = place.rsplit('/').skip(1);
         let (view, policy) = (names.next()?.to_owned(), names.next()?.to_owned());
-        let rows = self.held.len();
-        let kinds = self.held.into_keys().map(Kind::Held);
-        let kinds = kinds.chain(self.groups.into_keys().map(Kind::Group));
-        let kinds = kinds.chain(self.subjects.into_keys().map(Kind::Subject));
-        let kinds = kinds.chain([Kind::Summary]).collect();
+        let (rows, kinds) = (part.held.len(), part.kinds());
         Some(Orphan { policy, view, rows, place, kinds })
+    }
+}
+
+impl Part {
+    fn is_empty(&self) -> bool {
+        self.kinds().is_empty()
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let summaries = self.summary.iter().map(|_| Kind::Groups);
+        let summaries = summaries.chain(self.windows.iter().map(|_| Kind::Windows));
+        let held = self.held.keys().copied().map(Kind::Held);
+        let groups = self.groups.keys().copied().map(Kind::Group);
+        let subjects = self.subjects.keys().copied().map(Kind::Subject);
+        let of_windows =
+            self.window_groups.keys().map(|(at, number)| Kind::WindowGroup(*at, *number));
+        let people =
+            self.window_subjects.keys().map(|(at, subject)| Kind::WindowSubject(*at, *subject));
+        summaries
+            .chain(held)
+            .chain(groups)
+            .chain(subjects)
+            .chain(of_windows)
+            .chain(people)
+            .collect()
+    }
+
+    fn forget(&mut self, kind: Kind) {
+        match kind {
+            Kind::Groups => self.summary = None,
+            Kind::Held(number) => drop(self.held.remove(&number)),
+            Kind::Group(id) => drop(self.groups.remove(&id)),
+            Kind::Subject(subject) => drop(self.subjects.remove(&subject)),
+            Kind::Windows => self.windows = None,
+            Kind::WindowGroup(at, number) => drop(self.window_groups.remove(&(at, number))),
+            Kind::WindowSubject(at, subject) => drop(self.window_subjects.remove(&(at, subject))),
+        }
+    }
+
+    /// None where it does not open.
+    fn take(&mut self, kind: Kind, with: &SealKey, key: &str, value: &[u8]) -> Option<()> {
+        match kind {
+            Kind::Groups => self.summary = Some(entry::open(with, key, value)?),
+            Kind::Held(number) => {
+                let (row, beside) = HeldRow::open(with, key, value)?;
+                self.held.insert(number, (postcard::from_bytes(&beside).ok()?, row));
+            }
+            Kind::Group(id) => drop(self.groups.insert(id, entry::open(with, key, value)?)),
+            Kind::Subject(subject) => {
+                self.subjects.insert(subject, entry::open(with, key, value)?);
+            }
+            Kind::Windows => self.windows = Some(entry::open(with, key, value)?),
+            Kind::WindowGroup(at, number) => {
+                self.window_groups.insert((at, number), entry::open(with, key, value)?);
+            }
+            Kind::WindowSubject(at, subject) => {
+                self.window_subjects.insert((at, subject), entry::open(with, key, value)?);
+            }
+        }
+        Some(())
+    }
+
+    fn holding(self, plan: &Arc<HoldPlan>, place: String) -> Result<Holding, RestoreError> {
+        let method = match &plan.rule {
+            Rule::Groups(rule) => {
+                let Some(summary) = self.summary else { return Err(RestoreError::NotWhole(place)) };
+                let (mut held, mut rows) =
+                    (Vec::with_capacity(self.held.len()), FxHashMap::default());
+                for (one, row) in self.held.into_values() {
+                    rows.insert(one.id, row);
+                    held.push(one);
+                }
+                let groups = self.groups.into_values().collect();
+                let subjects = self.subjects.into_values().collect();
+                let state = group::State { summary, held, groups, subjects };
+                Method::Groups(Box::new(Groups::restore(rule, state, rows).map_err(Unfit::from)?))
+            }
+            Rule::Windows(rule) => {
+                let Some(summary) = self.windows else { return Err(RestoreError::NotWhole(place)) };
+                let groups = self.window_groups.into_values().collect();
+                let subjects = self.window_subjects.into_values().collect();
+                let state = aggregate::State { summary, groups, subjects };
+                Method::Windows(Box::new(Windows::restore(rule, state).map_err(Unfit::from)?))
+            }
+        };
+        Ok(Holding::with(plan, place, method))
     }
 }

@@ -16,20 +16,32 @@ use crate::hierarchy::Hierarchy;
 use crate::json::{Kind, Value, write_string};
 
 /// What takes the place of a class's treatment where the field is a quasi-identifier. It is none that a class can have.
-pub static QUASI_IDENTIFIER: Spec = Spec {
-    name: "anonymize",
-    family: Family::Generalize,
-    summary: "Publishes what a group of at least k people have in common.",
-    takes: Takes::Scalar,
-    gives: Gives::String,
-    reversible: false,
-    deterministic: false,
-    distinct: false,
-    of_subject: true,
-    parameters: &[],
-    examples: &[],
-    build: |_| None,
-};
+pub static QUASI_IDENTIFIER: Spec = taken(
+    "anonymize",
+    "Publishes what a group of at least k people have in common.",
+    Gives::String,
+);
+
+/// The same where the field is counted, or says when.
+pub static AGGREGATED: Spec =
+    taken("aggregate", "Publishes nothing of the value but figures over many.", Gives::Null);
+
+const fn taken(name: &'static str, summary: &'static str, gives: Gives) -> Spec {
+    Spec {
+        name,
+        family: Family::Generalize,
+        summary,
+        takes: Takes::Scalar,
+        gives,
+        reversible: false,
+        deterministic: false,
+        distinct: false,
+        of_subject: true,
+        parameters: &[],
+        examples: &[],
+        build: |_| None,
+    }
+}
 
 /// What the values of a quasi-identifier are among.
 #[derive(Clone)]
@@ -112,12 +124,12 @@ impl Scale {
                 Ok(group::Value::Node(known.unwrap_or(hierarchy.root())))
             }
             Scale::Numbers(domain) => {
-                let written = characters(value, text).map_err(|_| Refusal::QuasiIdentifier)?;
+                let written = characters(value, text).map_err(|_| Refusal::GroupField)?;
                 let number = Decimal::parse(written.trim()).and(written.trim().parse().ok());
                 within(domain, number)
             }
             Scale::Dates(domain, unit) => {
-                let written = characters(value, text).map_err(|_| Refusal::QuasiIdentifier)?;
+                let written = characters(value, text).map_err(|_| Refusal::GroupField)?;
                 let date = match value.kind() {
                     Kind::Number => unit.and_then(|unit| unit.date(written)),
                     _ => local_date(written.trim(), other),
@@ -185,7 +197,7 @@ fn within(domain: &Domain, number: Option<f64>) -> Result<group::Value, Refusal>
         Domain::Learnt => number.abs() <= MOST,
     };
     let number = number.filter(|number| declared(*number));
-    number.map(group::Value::Number).ok_or(Refusal::QuasiIdentifier)
+    number.map(group::Value::Number).ok_or(Refusal::GroupField)
 }
 
 const EPOCH: Date = Date::constant(1970, 1, 1);
@@ -216,6 +228,12 @@ pub enum Taken {
         value: group::Value,
     },
     Sensitive(SensitiveValue),
+    /// What a row is grouped by, as it is published: a JSON string, or null.
+    Group(String),
+    /// In units of the last decimal place; none for a null.
+    Number(Option<i128>),
+    /// In milliseconds since the epoch.
+    Time(i64),
 }
 
 /// Takes a quasi-identifier out of the row.
@@ -239,28 +257,51 @@ impl Operator for QuasiTap {
     }
 }
 
-/// Looks at a sensitive value on its way to its treatment.
-pub struct SensitiveTap {
+/// What is looked for in a value that is treated as its class says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// How it differs from others before its treatment.
+    Sensitive,
+    /// What is published of it.
+    Group,
+}
+
+/// Looks at a value on its way through its treatment.
+pub struct LookTap {
     pub view: usize,
     pub field: usize,
+    pub look: Look,
     /// None where the value is kept, or is a null that nobody treats.
     pub treatment: Option<(Arc<dyn Operator>, Takes)>,
     pub nulls: bool,
 }
 
-impl Operator for SensitiveTap {
+impl Operator for LookTap {
     fn apply(
         &self,
         value: &Value<'_>,
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let seen = sensitive(value, &mut scratch.text);
-        scratch.taps.push(Tapped {
-            view: self.view,
-            field: self.field,
-            what: Taken::Sensitive(seen),
-        });
+        let sensitive = (self.look == Look::Sensitive).then(|| sensitive(value, &mut scratch.text));
+        let from = out.len();
+        self.treat(value, scratch, out)?;
+        let what = match sensitive {
+            Some(seen) => Taken::Sensitive(seen),
+            None => Taken::Group(group_text(out.get(from..).unwrap_or_default())),
+        };
+        scratch.taps.push(Tapped { view: self.view, field: self.field, what });
+        Ok(())
+    }
+}
+
+impl LookTap {
+    fn treat(
+        &self,
+        value: &Value<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         let null = value.kind() == Kind::Null;
         let Some((operator, takes)) = self.treatment.as_ref().filter(|_| self.nulls || !null)
         else {
@@ -272,6 +313,114 @@ impl Operator for SensitiveTap {
             (false, true) => operator.apply(&Value::scanned(Kind::String, "\"\""), scratch, out),
             (false, false) => Err(Refusal::WrongType),
         }
+    }
+}
+
+/// A published value as the name of a group: strings that mean the same are one, and numbers and truth values are strings.
+fn group_text(json: &[u8]) -> String {
+    let text = String::from_utf8_lossy(json);
+    let mut buffer = String::new();
+    let word = match Value::parse(&text) {
+        Some(value) if value.kind() == Kind::Null => return "null".into(),
+        Some(value) if value.kind() == Kind::String => value.characters(&mut buffer),
+        _ => &text,
+    };
+    group_name(word)
+}
+
+/// A word as the name of a group.
+pub fn group_name(word: &str) -> String {
+    let mut out = Vec::new();
+    write_string(&mut out, word);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Takes a number for sums and the like. Nothing of it is published here.
+pub struct NumberTap {
+    pub view: usize,
+    pub field: usize,
+    pub number: Number,
+}
+
+/// A number that is counted: how many decimal places of it, and its bounds in units of the last one.
+#[derive(Clone, Copy)]
+pub struct Number {
+    pub places: u32,
+    pub bounds: Option<(i128, i128)>,
+}
+
+impl Operator for NumberTap {
+    fn apply(
+        &self,
+        value: &Value<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let number = match value.kind() {
+            Kind::Null => None,
+            _ => Some(self.number.units(&Decimal::of(value, &mut scratch.text)?)?),
+        };
+        out.extend_from_slice(b"null");
+        let what = Taken::Number(number);
+        scratch.taps.push(Tapped { view: self.view, field: self.field, what });
+        Ok(())
+    }
+}
+
+/// So many units a number has at most.
+const MOST_UNITS: i128 = 1_000_000_000_000_000_000;
+
+impl Number {
+    /// Rounded half up to the last place that counts.
+    fn units(&self, number: &Decimal) -> Result<i128, Refusal> {
+        let tenths = number.floor(i64::from(self.places) + 1).ok_or(Refusal::NotANumber)?;
+        let units = (tenths + 5).div_euclid(10);
+        match self.bounds {
+            Some((least, most)) => Ok(units.clamp(least, most)),
+            None if units.abs() <= MOST_UNITS => Ok(units),
+            None => Err(Refusal::NotANumber),
+        }
+    }
+}
+
+/// Takes the time that a record is of.
+pub struct TimeTap {
+    pub view: usize,
+    /// What numbers count since 1970-01-01; texts are dates with a time and an offset (RFC 3339), or days in UTC.
+    pub unit: Option<Unit>,
+}
+
+/// A time is at most so many milliseconds from the epoch.
+const FARTHEST_MS: i128 = 1 << 53;
+
+impl Operator for TimeTap {
+    fn apply(
+        &self,
+        value: &Value<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let written = characters(value, &mut scratch.text).map_err(|_| Refusal::NotADate)?;
+        let time = match value.kind() {
+            Kind::Number => self.unit.and_then(|unit| {
+                let number = Decimal::parse(written)?.floor(9)?;
+                let ms_per_day = 86_400_000;
+                Some(number.checked_mul(ms_per_day)?.div_euclid(unit.per_day() * 1_000_000_000))
+            }),
+            _ => {
+                let written = written.trim();
+                let exact =
+                    written.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond);
+                let day = || Some(day_number(written.parse().ok()?)? as i64 * 86_400_000);
+                exact.or_else(day).map(i128::from)
+            }
+        };
+        let time =
+            time.filter(|time| time.abs() <= FARTHEST_MS).and_then(|time| i64::try_from(time).ok());
+        let what = Taken::Time(time.ok_or(Refusal::NotADate)?);
+        out.extend_from_slice(b"null");
+        scratch.taps.push(Tapped { view: self.view, field: 0, what });
+        Ok(())
     }
 }
 
@@ -334,14 +483,14 @@ mod tests {
     fn what_has_no_place_is_refused() {
         let numbers = Scale::Numbers(Domain::Declared { least: 0.0, most: 120.0 });
         for none in ["null", "\"\"", "\"nan\"", "\"inf\"", "-1", "121", "1e400", "true"] {
-            assert_eq!(placed(&numbers, none), Err(Refusal::QuasiIdentifier), "{none}");
+            assert_eq!(placed(&numbers, none), Err(Refusal::GroupField), "{none}");
         }
         let learnt = Scale::Numbers(Domain::Learnt);
-        assert_eq!(placed(&learnt, "1e300"), Err(Refusal::QuasiIdentifier));
+        assert_eq!(placed(&learnt, "1e300"), Err(Refusal::GroupField));
         assert_eq!(placed(&learnt, "1e-300").unwrap().len(), 304);
         let dates = Scale::Dates(Domain::Learnt, None);
         for none in ["null", "5580", "\"1985\"", "\"\""] {
-            assert_eq!(placed(&dates, none), Err(Refusal::QuasiIdentifier), "{none}");
+            assert_eq!(placed(&dates, none), Err(Refusal::GroupField), "{none}");
         }
     }
 

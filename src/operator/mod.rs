@@ -8,10 +8,10 @@ mod append;
 mod arguments;
 mod clamp;
 mod constant;
-mod decimal;
+pub(crate) mod decimal;
 mod encrypt;
 mod fake;
-mod generalize;
+pub(crate) mod generalize;
 mod hash;
 mod mask;
 mod noise;
@@ -89,8 +89,8 @@ pub enum Refusal {
     OutOfDomain,
     #[error("subject")]
     Subject,
-    #[error("quasi_identifier")]
-    QuasiIdentifier,
+    #[error("group_field")]
+    GroupField,
 }
 
 impl Refusal {
@@ -103,7 +103,7 @@ impl Refusal {
             Refusal::NotInAlphabet => "not_in_alphabet",
             Refusal::OutOfDomain => "out_of_domain",
             Refusal::Subject => "subject",
-            Refusal::QuasiIdentifier => "quasi_identifier",
+            Refusal::GroupField => "group_field",
         }
     }
 }

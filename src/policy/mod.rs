@@ -17,8 +17,8 @@ pub use condition::{Condition, Verdict};
 pub use conflicts::conflicts;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use model::{
-    Anonymize, Chosen, Field, Format, KeyRule, MAX_VIEWS, Nulls, OnErased, Pin, Policy, Topics,
-    Unclassified, View,
+    Aggregate, Anonymize, Chosen, Field, Format, KeyRule, MAX_VIEWS, Nulls, OnErased, Pin, Policy,
+    Rule, Topics, Unclassified, View,
 };
 pub use path::{Path, Segment};
 pub use plan::{

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::condition::Condition;
 use super::diagnostic::Diagnostic;
 use super::path::Path;
+use crate::aggregate;
 use crate::crypto::{KeyError, KeySource, Pinned, Purpose};
 use crate::group;
-use crate::operator::anonymize::Scale;
+use crate::operator::anonymize::{Look, Scale};
 use crate::operator::{Spec, Treatment};
 
 /// The rewrite keeps a bit per view.
@@ -114,6 +115,68 @@ pub struct Anonymize {
     pub text: String,
 }
 
+/// What a view publishes that says of many rows together what they are.
+#[derive(Clone)]
+pub struct Aggregate {
+    /// What rows are grouped by; their classes say how.
+    pub by: Vec<Path>,
+    /// Numbers, in the order of the settings' fields.
+    pub numbers: Vec<Path>,
+    /// The time of a row; that of its record, where none is named.
+    pub time: Option<Path>,
+    /// Rows that are new count, and changes of them do not.
+    pub creates: bool,
+    /// Names of the settings' aggregates.
+    pub figures: Vec<String>,
+    pub settings: aggregate::Settings,
+    /// As it stands in the policy, on one line.
+    pub text: String,
+}
+
+/// How a view publishes what it has of many people, in place of the changes of each.
+#[derive(Clone)]
+pub enum Rule {
+    Groups(Arc<Anonymize>),
+    Windows(Arc<Aggregate>),
+}
+
+impl Rule {
+    /// The key of the policy.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Rule::Groups(_) => "anonymize",
+            Rule::Windows(_) => "aggregate",
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        match self {
+            Rule::Groups(anonymize) => &anonymize.text,
+            Rule::Windows(aggregate) => &aggregate.text,
+        }
+    }
+
+    /// The fields of which it takes something.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Rule::Groups(anonymize) => anonymize.paths().collect(),
+            Rule::Windows(aggregate) => {
+                let Aggregate { by, numbers, time, .. } = &**aggregate;
+                by.iter().chain(numbers).chain(time).collect()
+            }
+        }
+    }
+
+    /// The place of `path` among those whose treated values it looks at, and what it looks for.
+    pub fn looks(&self, path: &Path) -> Option<(usize, Look)> {
+        let (paths, look) = match self {
+            Rule::Groups(anonymize) => (&anonymize.sensitive, Look::Sensitive),
+            Rule::Windows(aggregate) => (&aggregate.by, Look::Group),
+        };
+        Some((paths.iter().position(|known| known == path)?, look))
+    }
+}
+
 impl Anonymize {
     /// The paths of which it takes something.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -141,8 +204,8 @@ pub struct View {
     pub classes: Vec<(String, Chosen)>,
     /// Exceptions by path.
     pub fields: Vec<(Path, Chosen)>,
-    /// It publishes rows in groups of people who look alike, in place of the changes.
-    pub anonymize: Option<Arc<Anonymize>>,
+    /// It publishes rows in groups, or figures, in place of the changes.
+    pub rule: Option<Rule>,
 }
 
 impl View {

@@ -1,5 +1,6 @@
 //! From YAML to a [`Policy`], reporting every mistake with its place.
 
+mod aggregate;
 mod anonymize;
 mod roles;
 mod views;

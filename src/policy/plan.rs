@@ -15,8 +15,8 @@ use crate::crypto::mac::Digester;
 use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose, SubjectId};
 use crate::event::debezium::Part;
 use crate::json::Probe;
-use crate::operator::anonymize::{QUASI_IDENTIFIER, SensitiveTap};
-use crate::operator::{Operator, Site, Takes, Tokenizer, Treatment};
+use crate::operator::anonymize::{AGGREGATED, LookTap, QUASI_IDENTIFIER};
+use crate::operator::{Operator, Site, Spec, Takes, Tokenizer, Treatment};
 
 /// The state of everything unclassified.
 pub const DEAD: StateId = StateId(0);
@@ -142,22 +142,24 @@ pub struct ViewPlan {
 pub struct HoldPlan {
     pub policy: String,
     pub view: String,
-    pub anonymize: Arc<Anonymize>,
+    /// The value of the `veilstream-policy` header.
+    pub label: Arc<str>,
+    pub rule: Rule,
     /// Under another one, what is held was made by other rules: of all that says what is published of a row, but for
     /// keys.
     pub fingerprint: String,
 }
 
 impl HoldPlan {
-    fn new(policy: &Policy, view: &View, anonymize: &Arc<Anonymize>) -> HoldPlan {
+    fn new(policy: &Policy, view: &View, rule: &Rule) -> HoldPlan {
         let mut digest = Sha256::new();
         let mut add = |text: &str| {
             digest.update((text.len() as u64).to_be_bytes());
             digest.update(text);
         };
-        [&policy.name, &view.name, &view.topic, &anonymize.text]
+        [&policy.name, &view.name, &view.topic, rule.name(), rule.text()]
             .into_iter()
-            .for_each(|text| add(text));
+            .for_each(&mut add);
         add(policy.format.name());
         add(&policy.population);
         add(&policy.subject.as_ref().map(ToString::to_string).unwrap_or_default());
@@ -175,14 +177,20 @@ impl HoldPlan {
         HoldPlan {
             policy: policy.name.clone(),
             view: view.name.clone(),
-            anonymize: Arc::clone(anonymize),
+            label: policy.label().into(),
+            rule: rule.clone(),
             fingerprint,
         }
     }
 
     /// The most bytes that are put into a row when its group is known.
     pub fn room(&self) -> usize {
-        self.anonymize.quasi_identifiers.iter().map(|(_, scale)| scale.longest()).sum()
+        match &self.rule {
+            Rule::Groups(anonymize) => {
+                anonymize.quasi_identifiers.iter().map(|(_, scale)| scale.longest()).sum()
+            }
+            Rule::Windows(_) => 0,
+        }
     }
 }
 
@@ -393,10 +401,7 @@ impl Plan {
             tokenizer,
             condition: view.condition.clone(),
             headers: view.headers.clone(),
-            holds: view
-                .anonymize
-                .as_ref()
-                .map(|anonymize| Arc::new(HoldPlan::new(&self.policy, view, anonymize))),
+            holds: view.rule.as_ref().map(|rule| Arc::new(HoldPlan::new(&self.policy, view, rule))),
         })
     }
 
@@ -419,12 +424,10 @@ impl Plan {
                 leaf.keys.refuse |= bit;
             }
             // What a view that holds rows looks at, or leaves out: nulls as well.
-            let sensitive = view.anonymize.as_ref().and_then(|anonymize| {
-                anonymize.sensitive.iter().position(|sensitive| sensitive == path)
-            });
+            let looks = view.rule.as_ref().and_then(|rule| rule.looks(path));
             let tap = |treatment| -> Option<Arc<dyn Operator>> {
-                let nulls = view.nulls == Nulls::Treat;
-                Some(Arc::new(SensitiveTap { view: at, field: sensitive?, treatment, nulls }))
+                let ((field, look), nulls) = (looks?, view.nulls == Nulls::Treat);
+                Some(Arc::new(LookTap { view: at, field, look, treatment, nulls }))
             };
             match chosen.treatment {
                 Treatment::Keep if let Some(operator) = tap(None) => {
@@ -463,8 +466,9 @@ impl Plan {
                         memo,
                     };
                     let tapped = tap(Some((Arc::clone(&bound.operator), takes)));
-                    let quasi = std::ptr::eq(chosen.spec, &QUASI_IDENTIFIER);
-                    let looks = quasi || tapped.is_some() || view.nulls == Nulls::Treat;
+                    let is = |spec: &'static Spec| std::ptr::eq(chosen.spec, spec);
+                    let taken = is(&QUASI_IDENTIFIER) || is(&AGGREGATED);
+                    let looks = taken || tapped.is_some() || view.nulls == Nulls::Treat;
                     let nulls = if looks { bit } else { 0 };
                     leaf.values.apply.push(match tapped {
                         None => apply(),

@@ -6,7 +6,7 @@ use super::sanitized::{Disposition, Filtered};
 use super::walk::{Captured, Image};
 use super::{KeyRule, Rewriter};
 use crate::event::debezium::{Operation, UNAVAILABLE};
-use crate::policy::{Format, Unclassified, Verdict};
+use crate::policy::{Format, Rule, Unclassified, Verdict};
 
 /// Whether Debezium left the value out: a text, or a list of texts.
 fn is_left_out(captured: &Captured) -> bool {
@@ -53,6 +53,12 @@ impl Rewriter {
             *errors += 1;
         }
         verdict
+    }
+
+    /// Whether `view` counts rows once.
+    fn counts_creates(&self, view: usize) -> bool {
+        let rule = self.plan.policy.views.get(view).and_then(|view| view.rule.as_ref());
+        matches!(rule, Some(Rule::Windows(aggregate)) if aggregate.creates)
     }
 
     /// Whether `view` holds rows.
@@ -122,6 +128,9 @@ impl Rewriter {
                 Operation::Message => Disposition::Filtered(Filtered::Message),
                 _ if self.holds(view) => match (operation, after) {
                     (Operation::Truncate | Operation::Delete, _) | (_, false) => {
+                        Disposition::Filtered(Filtered::NoRow)
+                    }
+                    (Operation::Update, _) if self.counts_creates(view) => {
                         Disposition::Filtered(Filtered::NoRow)
                     }
                     _ if self.verdict(view, Image::After) == Verdict::True => Disposition::Held,

@@ -52,9 +52,9 @@ pub enum Reason {
     OutOfDomain,
     /// Whose row it is cannot be told, so there is no key to encrypt under, nor days to move a date by.
     Subject,
-    /// A quasi-identifier or sensitive field of a view that holds records is missing, stands there twice, or has no place
-    /// in its hierarchy or domain.
-    QuasiIdentifier,
+    /// A field that a view with `anonymize` or `aggregate` groups by is missing, stands there twice, or is not of its
+    /// domain.
+    GroupField,
     /// The sanitized record is larger than its topic takes.
     TooLarge,
     /// The topic is compacted, and the sanitized record has no key.
@@ -86,7 +86,7 @@ impl Reason {
         Reason::NotInAlphabet,
         Reason::OutOfDomain,
         Reason::Subject,
-        Reason::QuasiIdentifier,
+        Reason::GroupField,
         Reason::TooLarge,
         Reason::NoKey,
         Reason::Refused,
@@ -112,7 +112,7 @@ impl Reason {
             Reason::NotInAlphabet => "not_in_alphabet",
             Reason::OutOfDomain => "out_of_domain",
             Reason::Subject => "subject",
-            Reason::QuasiIdentifier => "quasi_identifier",
+            Reason::GroupField => "group_field",
             Reason::TooLarge => "too_large",
             Reason::NoKey => "no_key",
             Reason::Refused => "refused",
@@ -141,9 +141,11 @@ impl Reason {
             }
             Reason::WrongType => "the treatment does not take a value of this type",
             Reason::NotADate => {
-                "`generalize: { date }` met something that is no date (`unit` for numbers)"
+                "`generalize: { date }`, or `time` of `aggregate`, met something that is no date (`unit` for numbers)"
             }
-            Reason::NotANumber => "`generalize: { numbers }` met something that is no number",
+            Reason::NotANumber => {
+                "`generalize: { numbers }`, or `numbers` of `aggregate`, met something that is no number, or one that is too large"
+            }
             Reason::NotInAlphabet => {
                 "`encrypt: { mode: fpe }` met a character that is neither of `alphabet` nor of `separators`"
             }
@@ -153,8 +155,8 @@ impl Reason {
             Reason::Subject => {
                 "the data subject is missing, stands there twice, or is no string or number: it has no key to encrypt under, and no days to move a date by"
             }
-            Reason::QuasiIdentifier => {
-                "a quasi-identifier or sensitive field of a view with `anonymize` is missing, stands there twice, or is no number or date of its domain"
+            Reason::GroupField => {
+                "a field that `anonymize` or `aggregate` needs is missing, stands there twice, or is no number or date of its domain"
             }
             Reason::TooLarge => "the sanitized record is larger than `message.max.bytes`",
             Reason::Refused => {
@@ -179,7 +181,7 @@ impl From<Refusal> for Reason {
             Refusal::NotInAlphabet => Reason::NotInAlphabet,
             Refusal::OutOfDomain => Reason::OutOfDomain,
             Refusal::Subject => Reason::Subject,
-            Refusal::QuasiIdentifier => Reason::QuasiIdentifier,
+            Refusal::GroupField => Reason::GroupField,
         }
     }
 }

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::failure::{Failure, Reason, Stage};
 use super::sanitized::{Disposition, Sanitized};
 use super::{Image, Rewriter, Side, Walk};
+use crate::aggregate::{self, Window};
 use crate::crypto::ciphertext::{Place, SealKey, Sealer};
 use crate::group::{Group, SensitiveValue, Subject, Value};
-use crate::json::{Kind, Scanner};
-use crate::operator::anonymize::{Scale, Taken, Tapped};
-use crate::policy::HoldPlan;
+use crate::json::{Kind, Scanner, write_string};
+use crate::operator::anonymize::{Scale, Taken, Tapped, group_name};
+use crate::policy::{Aggregate, Anonymize, HoldPlan, Path, Rule};
 
 /// Separates these ciphertexts from all others, and from those of another layout.
 const DOMAIN: &str = "veilstream/held/1";
@@ -28,12 +29,12 @@ pub struct HeldRow {
     label: Arc<str>,
 }
 
-/// What comes to a view that holds rows.
-pub struct Arrival {
-    pub row: HeldRow,
-    pub subject: Subject,
-    pub values: Vec<Value>,
-    pub sensitive: Vec<SensitiveValue>,
+/// What comes to a view that publishes what many people have in common. Only the rewrite makes one.
+pub enum Arrival {
+    /// For its groups.
+    Row { row: HeldRow, subject: Subject, values: Vec<Value>, sensitive: Vec<SensitiveValue> },
+    /// For its windows.
+    Record(aggregate::Record),
 }
 
 /// A row as it is sealed, with what belongs to it.
@@ -54,7 +55,7 @@ impl HeldRow {
     /// The row with the values of its group, written to `out`.
     pub fn release<'r>(
         &'r self,
-        plan: &HoldPlan,
+        scales: &[(Path, Scale)],
         group: &Group,
         out: &'r mut Vec<u8>,
     ) -> Sanitized<'r> {
@@ -64,10 +65,8 @@ impl HeldRow {
             let (at, field) = (*at as usize, usize::from(*field));
             out.extend_from_slice(self.text.get(from..at).unwrap_or_default());
             from = at;
-            let scale: Option<&Scale> =
-                plan.anonymize.quasi_identifiers.get(field).map(|(_, scale)| scale);
-            match (scale, group.area.get(field)) {
-                (Some(scale), Some(span)) => scale.show(span, out),
+            match (scales.get(field), group.area.get(field)) {
+                (Some((_, scale)), Some(span)) => scale.show(span, out),
                 _ => out.extend_from_slice(b"null"),
             }
         }
@@ -96,57 +95,174 @@ impl HeldRow {
     }
 }
 
-/// What was taken from a row for one view, in order.
+/// What was taken from a row for one view.
 pub(super) struct Held {
     pub(super) view: usize,
     subject: Subject,
-    values: Vec<Value>,
-    sensitive: Vec<SensitiveValue>,
-    holes: Vec<(u32, u16)>,
+    content: Content,
+}
+
+enum Content {
+    Row { values: Vec<Value>, sensitive: Vec<SensitiveValue>, holes: Vec<(u32, u16)> },
+    Record { time: i64, group: Vec<String>, values: Vec<Option<i128>> },
+}
+
+/// Puts `value` into its place; where there is one already, the field's number among all is the error.
+fn once<T>(places: &mut [Option<T>], field: usize, before: usize, value: T) -> Result<(), usize> {
+    match places.get_mut(field).map(|place| place.replace(value)) {
+        Some(None) => Ok(()),
+        _ => Err(before + field),
+    }
+}
+
+fn none<T>(count: usize) -> Vec<Option<T>> {
+    (0..count).map(|_| None).collect()
+}
+
+impl Content {
+    fn row(rule: &Anonymize, taps: &[&Tapped]) -> Result<Content, usize> {
+        let quasi = rule.quasi_identifiers.len();
+        let (mut values, mut seen) = (none(quasi), none(rule.sensitive.len()));
+        let mut holes = Vec::with_capacity(quasi);
+        for tap in taps {
+            match &tap.what {
+                Taken::Quasi { hole, value } => {
+                    holes.push((*hole as u32, tap.field as u16));
+                    once(&mut values, tap.field, 0, *value)?;
+                }
+                Taken::Sensitive(value) => once(&mut seen, tap.field, quasi, *value)?,
+                Taken::Group(_) | Taken::Number(_) | Taken::Time(_) => {}
+            }
+        }
+        let missing = values.iter().position(Option::is_none);
+        let missing = missing.or(seen.iter().position(Option::is_none).map(|field| quasi + field));
+        match missing {
+            Some(missing) => Err(missing),
+            None => Ok(Content::Row {
+                values: values.into_iter().flatten().collect(),
+                sensitive: seen.into_iter().flatten().collect(),
+                holes,
+            }),
+        }
+    }
+
+    /// What is missing is as good as null, but for the time.
+    fn record(rule: &Aggregate, taps: &[&Tapped], at_ms: Option<i64>) -> Result<Content, usize> {
+        let (by, numbers) = (rule.by.len(), rule.numbers.len());
+        let (mut group, mut values, mut time) = (none(by), none(numbers), none(1));
+        for tap in taps {
+            match &tap.what {
+                Taken::Group(text) => once(&mut group, tap.field, 0, text.clone())?,
+                Taken::Number(number) => once(&mut values, tap.field, by, *number)?,
+                Taken::Time(ms) => once(&mut time, tap.field, by + numbers, *ms)?,
+                Taken::Quasi { .. } | Taken::Sensitive(_) => {}
+            }
+        }
+        let told = time.into_iter().next().flatten();
+        let time = if rule.time.is_some() { told } else { at_ms };
+        Ok(Content::Record {
+            time: time.ok_or(by + numbers)?,
+            group: group.into_iter().map(|word| word.unwrap_or_else(|| "null".into())).collect(),
+            values: values.into_iter().map(Option::flatten).collect(),
+        })
+    }
 }
 
 impl Held {
-    fn new(plan: &HoldPlan, view: usize, subject: Subject, taps: &[Tapped]) -> Result<Held, usize> {
-        let (quasi, sensitive) =
-            (plan.anonymize.quasi_identifiers.len(), plan.anonymize.sensitive.len());
-        let mut values: Vec<Option<Value>> = vec![None; quasi];
-        let mut seen: Vec<Option<SensitiveValue>> = vec![None; sensitive];
-        let mut holes = Vec::with_capacity(quasi);
-        for tap in taps.iter().filter(|tap| tap.view == view) {
-            let again = match &tap.what {
-                Taken::Quasi { hole, value } => {
-                    holes.push((*hole as u32, tap.field as u16));
-                    values.get_mut(tap.field).and_then(|known| known.replace(*value)).is_some()
-                }
-                Taken::Sensitive(value) => {
-                    seen.get_mut(tap.field).and_then(|known| known.replace(*value)).is_some()
-                }
-            };
-            if again {
-                let before = if matches!(tap.what, Taken::Sensitive(_)) { quasi } else { 0 };
-                return Err(before + tap.field);
-            }
-        }
-        if let Some(missing) = values.iter().position(Option::is_none) {
-            return Err(missing);
-        }
-        if let Some(missing) = seen.iter().position(Option::is_none) {
-            return Err(quasi + missing);
-        }
-        let (values, sensitive) =
-            (values.into_iter().flatten().collect(), seen.into_iter().flatten().collect());
-        Ok(Held { view, subject, values, sensitive, holes })
-    }
-
     pub(super) fn arrival(&self, text: &[u8], label: &Arc<str>) -> Arrival {
-        let row = HeldRow {
-            text: text.into(),
-            holes: self.holes.as_slice().into(),
-            label: Arc::clone(label),
-        };
-        let (values, sensitive) = (self.values.clone(), self.sensitive.clone());
-        Arrival { row, subject: self.subject, values, sensitive }
+        let subject = self.subject;
+        match &self.content {
+            Content::Row { values, sensitive, holes } => {
+                let (text, holes, label) =
+                    (text.into(), holes.as_slice().into(), Arc::clone(label));
+                let row = HeldRow { text, holes, label };
+                Arrival::Row { row, subject, values: values.clone(), sensitive: sensitive.clone() }
+            }
+            Content::Record { time, group, values } => Arrival::Record(aggregate::Record {
+                subject,
+                time: *time,
+                group: group.as_slice().into(),
+                values: values.clone(),
+            }),
+        }
     }
+}
+
+/// A row of figures, written to `out`, as the view publishes it.
+pub fn figures<'r>(
+    plan: &'r HoldPlan,
+    rule: &Aggregate,
+    window: Window,
+    row: &aggregate::Row,
+    out: &'r mut Vec<u8>,
+) -> Sanitized<'r> {
+    begin(window, out);
+    for (place, path) in rule.by.iter().enumerate() {
+        let value = match &row.group {
+            aggregate::Group::Of(values) => values.get(place).map(String::as_str),
+            aggregate::Group::Other => None,
+        };
+        member(&path.to_string(), value.unwrap_or("null"), out);
+    }
+    if row.group == aggregate::Group::Other {
+        member("other", "true", out);
+    }
+    let mut noise = Vec::new();
+    for (name, figure) in rule.figures.iter().zip(&row.figures) {
+        member(name, figure.value.as_deref().unwrap_or("null"), out);
+        if let Some(used) = &figure.noise {
+            let scale =
+                used.scale.as_deref().map_or(String::new(), |scale| format!(",\"scale\":{scale}"));
+            member(name, &format!("{{\"epsilon\":{}{scale}}}", used.epsilon), &mut noise);
+        }
+    }
+    if let Some((_, first)) = noise.split_first() {
+        let text = String::from_utf8_lossy(first);
+        member("noise", &format!("{{{text}}}"), out);
+    }
+    out.push(b'}');
+    Sanitized::released(out, &plan.label)
+}
+
+/// What stands for a window that is not published, and why.
+pub fn withheld<'r>(
+    plan: &'r HoldPlan,
+    window: Window,
+    why: &str,
+    until: Option<i64>,
+    out: &'r mut Vec<u8>,
+) -> Sanitized<'r> {
+    begin(window, out);
+    member("withheld", &group_name(why), out);
+    if let Some(until) = until.and_then(time) {
+        member("until", &group_name(&until), out);
+    }
+    out.push(b'}');
+    Sanitized::released(out, &plan.label)
+}
+
+fn begin(window: Window, out: &mut Vec<u8>) {
+    out.clear();
+    out.push(b'{');
+    for (name, at) in [("window_start", window.start), ("window_end", window.end)] {
+        let text = time(at).map_or_else(|| at.to_string(), |time| group_name(&time));
+        member(name, &text, out);
+    }
+}
+
+/// RFC 3339, in UTC; none for what no calendar has.
+fn time(at_ms: i64) -> Option<String> {
+    jiff::Timestamp::from_millisecond(at_ms).ok().map(|time| time.to_string())
+}
+
+/// Appends a member whose value is JSON text, behind others or as the first.
+fn member(name: &str, value: &str, out: &mut Vec<u8>) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    write_string(out, name);
+    out.push(b':');
+    out.extend_from_slice(value.as_bytes());
 }
 
 impl Rewriter {
@@ -197,11 +313,17 @@ impl Rewriter {
                 let path = plan.policy.subject.as_ref().map(ToString::to_string);
                 return Err(fail(Reason::Subject, path.unwrap_or_default()));
             };
-            match Held::new(hold, view, subject.0, &memory.scratch.taps) {
-                Ok(taken) => held.push(taken),
+            let taps: Vec<&Tapped> =
+                memory.scratch.taps.iter().filter(|tap| tap.view == view).collect();
+            let content = match &hold.rule {
+                Rule::Groups(rule) => Content::row(rule, &taps),
+                Rule::Windows(rule) => Content::record(rule, &taps, memory.scratch.at_ms),
+            };
+            match content {
+                Ok(content) => held.push(Held { view, subject: subject.0, content }),
                 Err(field) => {
-                    let path = hold.anonymize.paths().nth(field).map(ToString::to_string);
-                    return Err(fail(Reason::QuasiIdentifier, path.unwrap_or_default()));
+                    let path = hold.rule.paths().get(field).map(ToString::to_string);
+                    return Err(fail(Reason::GroupField, path.unwrap_or_default()));
                 }
             }
         }

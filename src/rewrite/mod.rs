@@ -14,7 +14,7 @@ mod track;
 mod walk;
 
 pub use failure::{Failure, Reason, Stage};
-pub use held::{Arrival, HeldRow};
+pub use held::{Arrival, HeldRow, figures, withheld};
 pub use sanitized::{Disposition, Filtered, Rewritten, Sanitized, TraceParent};
 pub use subject::{Images, Whose};
 pub use tally::Tally;

@@ -15,7 +15,7 @@ pub enum Filtered {
     Message,
     /// A tombstone for a view that publishes no keys.
     NoKey,
-    /// A delete, for a view that publishes rows.
+    /// A delete, for a view that publishes rows, or a change, for one that counts what is new.
     NoRow,
 }
 

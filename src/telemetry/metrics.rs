@@ -18,6 +18,11 @@ pub struct Metrics {
     pub held_bytes: IntGaugeVec,
     pub group_subjects: HistogramVec,
     pub group_loss: HistogramVec,
+    pub group_distinct: HistogramVec,
+    pub windows: IntCounterVec,
+    pub window_records: IntCounterVec,
+    pub window_suppressed: IntCounterVec,
+    pub budget_left: GaugeVec,
     pub restore: HistogramVec,
     pub quarantined: IntCounterVec,
     pub erased_records: IntCounterVec,
@@ -94,7 +99,7 @@ impl Metrics {
             )?,
             view_records: counter(
                 "view_records_total",
-                "Events by view and what became of them: published, deleted, tombstone, filtered, held; of those held, released, suppressed",
+                "Events by view and what became of them: published, deleted, tombstone, filtered, held; of those held, released, suppressed; and rows of figures",
                 &["policy", "view", "outcome"],
             )?,
             view_bytes: counter(
@@ -120,6 +125,37 @@ impl Metrics {
                 &["policy", "view"],
                 &[0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0],
             )?,
+            group_distinct: histogram(
+                "group_distinct_values",
+                "Different values of the sensitive field that had fewest, in the group that a row was published in",
+                &["policy", "view"],
+                &[1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 50.0],
+            )?,
+            windows: counter(
+                "windows_total",
+                "Windows by what became of them: published, budget_spent, crowded, no_noise, other_rules",
+                &["policy", "view", "outcome"],
+            )?,
+            window_records: counter(
+                "window_records_total",
+                "Records in each window that they are of: counted (other: in no group of their own), late, early, \
+                 over_contribution, no_room",
+                &["policy", "view", "outcome"],
+            )?,
+            window_suppressed: counter(
+                "window_suppressed_groups_total",
+                "Groups of windows that are not published: few people in them, or complementary to those",
+                &["policy", "view", "why"],
+            )?,
+            budget_left: {
+                let name = "veilstream_privacy_budget_left_ratio";
+                let help =
+                    "The share of the budget of a period that is left, at the last publication";
+                let labels = ["policy", "view", "topic", "partition"];
+                let made = GaugeVec::new(Opts::new(name, help), &labels)?;
+                registry.register(Box::new(made.clone()))?;
+                made
+            },
             restore: histogram(
                 "restore_seconds",
                 "Time to read what is held, where partitions came",

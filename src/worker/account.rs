@@ -3,11 +3,102 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::aggregate::Counters;
 use crate::audit::{self, AuditRecord, Auditor, Offsets, Processed, Quarantined, ViewCounts};
+use crate::hold::{Fate, WindowFate};
 use crate::kafka::Positions;
 use crate::policy::Plan;
-use crate::rewrite::{Disposition, Tally};
+use crate::rewrite::{Disposition, Sanitized, Tally};
 use crate::telemetry::Metrics;
+
+/// What has become in a batch of what one view held.
+#[derive(Default)]
+pub struct OfMany {
+    released: u64,
+    pub suppressed: u64,
+    /// Rows of figures.
+    rows: u64,
+    bytes: u64,
+    windows: BTreeMap<&'static str, u64>,
+    counted: Counters,
+    /// Of each released row: how many people its group had, what it does not say, how many different sensitive values.
+    groups: Vec<(usize, f64, Option<u32>)>,
+}
+
+impl OfMany {
+    /// Counts, and gives what is to be published.
+    pub fn take<'f>(&mut self, fate: &'f Fate<'_>) -> Option<&'f Sanitized<'f>> {
+        let record = match fate {
+            Fate::Released { record, subjects, loss, distinct } => {
+                self.released += 1;
+                self.groups.push((*subjects, *loss, distinct.iter().min().copied()));
+                record
+            }
+            Fate::Suppressed => {
+                self.suppressed += 1;
+                return None;
+            }
+            Fate::Figures(record) => {
+                self.rows += 1;
+                record
+            }
+            Fate::Window(fate, record) => {
+                *self.windows.entry(fate.code()).or_default() += 1;
+                record.as_ref()?
+            }
+        };
+        self.bytes += record.size() as u64;
+        Some(record)
+    }
+
+    pub fn counted(&mut self, counters: &Counters) {
+        self.counted = self.counted.plus(counters);
+    }
+
+    fn published(&self) -> u64 {
+        self.windows.get(WindowFate::Published.code()).copied().unwrap_or(0)
+    }
+
+    fn withheld(&self) -> u64 {
+        self.windows.values().sum::<u64>() - self.published()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.released + self.suppressed == 0 && self.windows.is_empty()
+    }
+
+    fn publish(&self, labels: [&str; 2], metrics: &Metrics) {
+        let [policy, view] = labels;
+        let sizes = metrics.group_subjects.with_label_values(&labels).local();
+        let losses = metrics.group_loss.with_label_values(&labels).local();
+        let diversity = metrics.group_distinct.with_label_values(&labels).local();
+        for (subjects, loss, distinct) in &self.groups {
+            sizes.observe(*subjects as f64);
+            losses.observe(*loss);
+            distinct.iter().for_each(|distinct| diversity.observe(f64::from(*distinct)));
+        }
+        [sizes, losses, diversity].iter().for_each(prometheus::local::LocalHistogram::flush);
+        for (fate, count) in &self.windows {
+            metrics.windows.with_label_values(&[policy, view, fate]).inc_by(*count);
+        }
+        let Counters { counted, late, early, over_contribution, no_room, other, .. } = self.counted;
+        let records = [
+            ("counted", counted),
+            ("late", late),
+            ("early", early),
+            ("over_contribution", over_contribution),
+            ("no_room", no_room),
+            ("other", other),
+        ];
+        for (outcome, count) in records {
+            metrics.window_records.with_label_values(&[policy, view, outcome]).inc_by(count);
+        }
+        let Counters { suppressed, complementary, .. } = self.counted;
+        for (why, count) in [("few", suppressed), ("complementary", complementary)] {
+            metrics.window_suppressed.with_label_values(&[policy, view, why]).inc_by(count);
+        }
+    }
+}
 
 /// One topic's part of a batch.
 pub struct TopicAccount {
@@ -15,6 +106,7 @@ pub struct TopicAccount {
     partitions: BTreeMap<i32, Offsets>,
     pub views: Vec<ViewCounts>,
     view_bytes: Vec<u64>,
+    of_many: BTreeMap<String, OfMany>,
     pub quarantined: Vec<Quarantined>,
     /// Records of those who are forgotten.
     pub erased: u64,
@@ -34,6 +126,7 @@ impl TopicAccount {
                 .map(|view| ViewCounts { view: view.name.clone(), ..ViewCounts::default() })
                 .collect(),
             view_bytes: vec![0; plan.views.len()],
+            of_many: BTreeMap::new(),
             quarantined: Vec::new(),
             erased: 0,
             tally: Tally::new(plan),
@@ -77,17 +170,9 @@ impl TopicAccount {
         *total += bytes;
     }
 
-    /// A row of `view` that was held has left: with so many bytes, or suppressed.
-    pub fn left(&mut self, view: &str, bytes: Option<u64>) {
-        let mut views = self.views.iter_mut().zip(&mut self.view_bytes);
-        let Some((counts, total)) = views.find(|(counts, _)| counts.view == view) else { return };
-        match bytes {
-            Some(bytes) => {
-                counts.released += 1;
-                *total += bytes;
-            }
-            None => counts.suppressed += 1,
-        }
+    /// What has become of what `view` held.
+    pub fn of_many(&mut self, view: &str) -> &mut OfMany {
+        self.of_many.entry(view.to_owned()).or_default()
     }
 
     /// Whether records of a partition came.
@@ -97,8 +182,7 @@ impl TopicAccount {
 
     /// Nothing came, and nothing that was held has left.
     pub fn is_idle(&self) -> bool {
-        let left = |counts: &ViewCounts| counts.released + counts.suppressed > 0;
-        self.partitions.is_empty() && !self.views.iter().any(left)
+        self.partitions.is_empty() && self.of_many.values().all(OfMany::is_idle)
     }
 
     /// The next offsets to read.
@@ -111,6 +195,13 @@ impl TopicAccount {
     pub fn audit(&mut self, plan: &Plan, auditor: &mut Auditor) -> Vec<AuditRecord> {
         for (counts, errors) in self.views.iter_mut().zip(&self.tally.condition_errors) {
             counts.condition_errors = *errors;
+        }
+        for (counts, bytes) in self.views.iter_mut().zip(&mut self.view_bytes) {
+            let Some(left) = self.of_many.get(&counts.view) else { continue };
+            (counts.released, counts.suppressed) = (left.released, left.suppressed);
+            (counts.rows, counts.windows, counts.withheld) =
+                (left.rows, left.published(), left.withheld());
+            *bytes += left.bytes;
         }
         let offsets: Vec<Offsets> = self.partitions.values().copied().collect();
         auditor.processed(&Processed {
@@ -142,6 +233,7 @@ impl TopicAccount {
                 ("held", counts.held),
                 ("released", counts.released),
                 ("suppressed", counts.suppressed),
+                ("figures", counts.rows),
             ];
             for (outcome, count) in outcomes {
                 metrics.view_records.with_label_values(&[policy, view, outcome]).inc_by(count);
@@ -149,6 +241,9 @@ impl TopicAccount {
             metrics.view_bytes.with_label_values(&[policy, view]).inc_by(*bytes);
             let errors = metrics.condition_errors.with_label_values(&[policy, view]);
             errors.inc_by(counts.condition_errors);
+        }
+        for (view, left) in &self.of_many {
+            left.publish([policy, view], metrics);
         }
         metrics.erased_records.with_label_values(&[topic]).inc_by(self.erased);
         for one in &self.quarantined {

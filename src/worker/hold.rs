@@ -1,6 +1,7 @@
 //! What a lane holds for views with `anonymize`: had back when a partition comes, let go when it is due or goes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntGauge;
@@ -49,6 +50,8 @@ pub struct Held {
     pub holding: Holding,
     /// It is to be empty after the next transaction: other rules come.
     closing: bool,
+    /// What goes on from it then.
+    pub heir: Option<Holding>,
     records: Share,
     bytes: Share,
 }
@@ -60,7 +63,7 @@ impl Held {
         let share = |gauge| Share { gauge, value: 0 };
         let records = share(metrics.held_records.with_label_values(&labels));
         let bytes = share(metrics.held_bytes.with_label_values(&labels));
-        let mut held = Held { holding, closing: false, records, bytes };
+        let mut held = Held { holding, closing: false, heir: None, records, bytes };
         held.show();
         held
     }
@@ -74,8 +77,8 @@ impl Held {
         self.closing
     }
 
-    fn is_due(&self, now_ms: i64) -> bool {
-        self.closing || self.holding.due().is_some_and(|due| due <= now_ms)
+    fn is_due(&self, now_ms: i64, idle: bool) -> bool {
+        self.closing || self.holding.due(idle).is_some_and(|due| due <= now_ms)
     }
 }
 
@@ -130,28 +133,38 @@ impl Holdings {
     }
 
     /// Whether something is to be let go, though nothing comes.
-    pub fn is_due(&self, now_ms: i64) -> bool {
+    /// `idle`: nothing is there to be read.
+    pub fn is_due(&self, now_ms: i64, idle: bool) -> bool {
         let mut all = self.partitions.values().flat_map(HashMap::values);
         all.any(|one| {
-            let due = one.views.iter().any(|view| view.is_due(now_ms)) || !one.orphans.is_empty();
+            let due =
+                one.views.iter().any(|view| view.is_due(now_ms, idle)) || !one.orphans.is_empty();
             one.position.is_some() && due
         })
     }
 
     /// Other plans are to come: what they hold by other rules, or no more, is let go before. True where there is any.
-    pub fn close(&mut self, plans: &Plans) -> bool {
+    pub fn close(&mut self, lane: &Lane, plans: &Plans) -> Result<bool, LaneError> {
         let mut any = false;
         for (topic, of_topic) in &mut self.partitions {
-            let kept: Vec<String> =
-                plans.holding(topic).iter().map(|plan| plan.fingerprint.clone()).collect();
-            for partition in of_topic.values_mut().filter(|one| one.position.is_some()) {
+            let kept = plans.holding(topic);
+            for (number, partition) in of_topic.iter_mut().filter(|(_, one)| one.position.is_some())
+            {
                 for view in &mut partition.views {
-                    view.closing = !kept.contains(&view.holding.plan.fingerprint);
+                    let HoldPlan { policy, view: name, fingerprint, .. } = &*view.holding.plan;
+                    view.closing = !kept.iter().any(|plan| plan.fingerprint == *fingerprint);
                     any |= view.closing;
+                    let same =
+                        |plan: &&&Arc<HoldPlan>| plan.policy == *policy && plan.view == *name;
+                    if let Some(plan) = kept.iter().find(same).filter(|_| view.closing) {
+                        let origin = origin(lane, topic, *number);
+                        let heir = view.holding.successor(plan, &origin);
+                        view.heir = Some(heir.map_err(RestoreError::from)?);
+                    }
                 }
             }
         }
-        any
+        Ok(any)
     }
 
     /// A row for a view.
@@ -159,7 +172,7 @@ impl Holdings {
         &mut self,
         lane: &Lane,
         (topic, partition): (&str, i32),
-        plan: &std::sync::Arc<HoldPlan>,
+        plan: &Arc<HoldPlan>,
         arrival: Arrival,
         now_ms: i64,
     ) -> Result<(), LaneError> {
@@ -184,8 +197,8 @@ impl Holdings {
         Ok(())
     }
 
-    /// Has everything that is due leave; where `touched` says so, at the same time what came shows what is due.
-    pub fn tick(&mut self, now_ms: i64, in_batch: impl Fn(&str, i32) -> bool) {
+    /// Has everything that is due leave. `idle`: nothing is there to be read.
+    pub fn tick(&mut self, now_ms: i64, idle: bool, in_batch: impl Fn(&str, i32) -> bool) {
         for (topic, of_topic) in &mut self.partitions {
             for (number, partition) in of_topic {
                 // Without an offset to commit nobody could be kept from doing the same.
@@ -195,7 +208,7 @@ impl Holdings {
                 for view in &mut partition.views {
                     if view.closing {
                         view.holding.flush();
-                    } else if view.is_due(now_ms) {
+                    } else if view.is_due(now_ms, idle) {
                         view.holding.tick(now_ms);
                     }
                 }
@@ -212,8 +225,13 @@ impl Holdings {
             }
         }
         for partition in self.partitions.values_mut().flat_map(HashMap::values_mut) {
+            for view in &mut partition.views {
+                if let Some(heir) = view.heir.take() {
+                    (view.holding, view.closing) = (heir, false);
+                }
+                view.show();
+            }
             partition.views.retain(|view| !view.closing);
-            partition.views.iter_mut().for_each(Held::show);
         }
     }
 

@@ -278,7 +278,7 @@ impl Lane {
         while !shared.stopping() {
             let next = shared.version.load(Ordering::Acquire);
             // What is held by rules that go is let go by them first.
-            if next != version && !transform.holdings.close(&shared.plans()) {
+            if next != version && !transform.holdings.close(self, &shared.plans())? {
                 version = next;
                 let plans = shared.plans();
                 let asked = Topics::ask(&settings, &shared.config, &plans);
@@ -321,7 +321,9 @@ impl Lane {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
             };
-            if batch.is_empty() && changes.is_empty() && !transform.holdings.is_due(now_ms()) {
+            transform.idle = up;
+            let due = || transform.holdings.is_due(now_ms(), up);
+            if batch.is_empty() && changes.is_empty() && !due() {
                 transform.sink.idle();
                 continue;
             }

@@ -14,7 +14,6 @@ use super::topics::{Takes, Topics};
 use crate::audit::{Auditor, Change, Mark, Quarantined};
 use crate::config::Oversize;
 use crate::crypto::{KeyError, SubjectId, SubjectKeys};
-use crate::hold::Fate;
 use crate::kafka::{ClientSettings, Positions, Sink, Source, SourceRecord};
 use crate::plans::{Claim, Plans};
 use crate::policy::{OnErased, Plan, ViewPlan};
@@ -77,6 +76,8 @@ pub struct Transform<'l> {
     pub trace: Option<Transaction>,
     /// What views hold.
     pub holdings: Holdings,
+    /// The broker answers: where nothing comes, nothing is there.
+    pub idle: bool,
     /// When the batch began to be made, in milliseconds since the epoch.
     now_ms: i64,
 }
@@ -109,6 +110,7 @@ impl<'l> Transform<'l> {
             trace: None,
             subjects: SubjectKeys::default(),
             holdings: Holdings::default(),
+            idle: false,
             now_ms: 0,
         })
     }
@@ -158,7 +160,7 @@ impl<'l> Transform<'l> {
             self.record(record, subjects.get(at).copied().unwrap_or_default(), refused)?;
             records += 1;
         }
-        let mut positions = self.let_go()?;
+        let mut positions = self.let_go(self.idle && batch.is_empty())?;
         let audit = &self.lane.shared.config.audit.topic;
         for work in self.works.values_mut() {
             if work.account.is_idle() {
@@ -213,18 +215,19 @@ impl<'l> Transform<'l> {
 
     /// Publishes what is held and due, and writes what is held now. Gives the positions of partitions of which nothing
     /// came, and whose state is another one.
-    fn let_go(&mut self) -> Result<Positions, LaneError> {
+    /// `idle`: nothing is there to be read.
+    fn let_go(&mut self, idle: bool) -> Result<Positions, LaneError> {
         let mut holdings = std::mem::take(&mut self.holdings);
-        let positions = self.let_go_of(&mut holdings);
+        let positions = self.let_go_of(&mut holdings, idle);
         self.holdings = holdings;
         positions
     }
 
-    fn let_go_of(&mut self, holdings: &mut Holdings) -> Result<Positions, LaneError> {
+    fn let_go_of(&mut self, holdings: &mut Holdings, idle: bool) -> Result<Positions, LaneError> {
         let mut positions = Positions::default();
         let Some(state) = &self.lane.shared.config.state else { return Ok(positions) };
         let now_ms = now_ms();
-        holdings.tick(now_ms, |topic, partition| {
+        holdings.tick(now_ms, idle, |topic, partition| {
             self.works.get(topic).is_some_and(|work| work.account.has(partition))
         });
         for (topic, of_topic) in &mut holdings.partitions {
@@ -243,39 +246,41 @@ impl<'l> Transform<'l> {
                     positions.0.extend(partition.position.map(|at| (topic.clone(), *number, at)));
                 }
                 for orphan in orphans {
-                    for _ in 0..orphan.rows {
-                        account.left(&orphan.view, None);
-                    }
+                    account.of_many(&orphan.view).suppressed += orphan.rows as u64;
                     for entry in orphan.end() {
                         self.sink.state(&state.topic, &entry, *number)?;
                     }
                 }
                 for held in &mut partition.views {
                     let view = held.holding.plan.view.clone();
-                    let views = &rewriter.plan().views;
-                    let target = views.iter().position(|one| one.name == view);
+                    let plan = rewriter.plan();
+                    let target = plan.views.iter().position(|one| one.name == view);
                     let Some(target) = target.and_then(|at| targets.get(at)) else { continue };
-                    let labels = [rewriter.plan().policy.name.as_str(), view.as_str()];
-                    let metrics = &self.lane.shared.metrics;
-                    let sizes = metrics.group_subjects.with_label_values(&labels).local();
-                    let losses = metrics.group_loss.with_label_values(&labels).local();
+                    let figures = account.of_many(&view);
                     held.holding.settle(|fate| {
-                        let Fate::Released { record, subjects, loss, .. } = fate else {
-                            account.left(&view, None);
-                            return Ok(());
-                        };
-                        let size = record.size();
-                        pass(self.lane, target.gate.as_deref(), size)?;
-                        self.sink.publish(&target.topic, &record, Some(now_ms), *number)?;
-                        account.left(&view, Some(size as u64));
-                        sizes.observe(subjects as f64);
-                        losses.observe(loss);
+                        let record = figures.take(&fate);
+                        if let Some(record) = record {
+                            pass(self.lane, target.gate.as_deref(), record.size())?;
+                            self.sink.publish(&target.topic, record, Some(now_ms), *number)?;
+                        }
                         Ok::<(), LaneError>(())
                     })?;
-                    let entries = match held.is_closing() {
+                    if let Some(counted) = held.holding.counted() {
+                        figures.counted(&counted);
+                    }
+                    if let Some(left) = held.holding.budget_left() {
+                        let partition = number.to_string();
+                        let labels = [plan.policy.name.as_str(), &view, topic.as_str(), &partition];
+                        let metric = &self.lane.shared.metrics.budget_left;
+                        metric.with_label_values(&labels).set(left);
+                    }
+                    let mut entries = match held.is_closing() {
                         true => held.holding.end(),
                         false => held.holding.entries(self.sealing.key()),
                     };
+                    if let Some(heir) = &mut held.heir {
+                        entries.extend(heir.entries(self.sealing.key()));
+                    }
                     for entry in entries {
                         self.sink.state(&state.topic, &entry, *number)?;
                     }

@@ -98,10 +98,9 @@ pub struct Unit {
 }
 
 impl Unit {
-    pub(in crate::operator) const WORDS: &[&str] =
-        &["days", "seconds", "millis", "micros", "nanos"];
+    pub(crate) const WORDS: &[&str] = &["days", "seconds", "millis", "micros", "nanos"];
 
-    pub(in crate::operator) fn of(word: &str) -> Self {
+    pub(crate) fn of(word: &str) -> Self {
         let per_day = match word {
             "seconds" => 86_400,
             "millis" => 86_400_000,
@@ -159,7 +158,7 @@ impl Operator for DatePeriod {
 }
 
 /// The date of an ISO 8601 date or date-time as it is written, wherever its offset or zone would move it.
-pub(in crate::operator) fn local_date(written: &str, buffer: &mut String) -> Option<Date> {
+pub(crate) fn local_date(written: &str, buffer: &mut String) -> Option<Date> {
     if let Some(date) = plain_date(written.as_bytes()) {
         return Some(date);
     }

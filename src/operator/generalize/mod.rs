@@ -15,8 +15,9 @@ use std::sync::Arc;
 use marked_yaml::Node;
 use marked_yaml::types::MarkedScalarNode;
 
+pub(crate) use self::date::Unit;
+pub(super) use self::date::local_date;
 use self::date::{DatePeriod, Period};
-pub(super) use self::date::{Unit, local_date};
 use self::network::Network;
 use super::spec::{Example, Family, Gives, Parameter, Spec, Takes};
 use super::{Arguments, Operator, Treatment, mask, shape};

@@ -35,7 +35,7 @@ impl Parser<'_> {
         node: &Node,
         view: usize,
         fields: &[(Span, Field)],
-    ) -> Option<(Anonymize, Vec<(Path, Chosen)>)> {
+    ) -> Option<(Rule, Vec<(Path, Chosen)>)> {
         let map = self.mapping(node, "`k` and `quasi_identifiers`")?;
         self.only(map, KEYS, "`anonymize`");
         let k = self.required(map, "k", "`k:`, how many people a group has at least");
@@ -88,10 +88,14 @@ impl Parser<'_> {
             settings,
             text: format!("{} #{digest}", one_line(node)),
         };
-        Some((anonymize, exceptions))
+        Some((Rule::Groups(Arc::new(anonymize)), exceptions))
     }
 
-    fn whole(&mut self, node: &Node, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn whole(
+        &mut self,
+        node: &Node,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let word = self.scalar(node, &expected)?;
         let number = word.as_str().parse().ok().filter(|number| range.contains(number));
@@ -102,8 +106,8 @@ impl Parser<'_> {
     }
 
     /// In milliseconds.
-    fn delay(&mut self, node: &Node) -> Option<i64> {
-        let expected = "how long a record may wait, such as 30s, 10m or 1h, and at most 7 days";
+    pub(super) fn delay(&mut self, node: &Node) -> Option<i64> {
+        let expected = "a time such as 30s, 10m or 1h, and at most 7 days";
         let word = self.scalar(node, expected)?;
         let read = word.as_str().parse::<jiff::SignedDuration>().ok();
         let read = read.and_then(|read| i64::try_from(read.as_millis()).ok());
@@ -115,7 +119,11 @@ impl Parser<'_> {
     }
 
     /// A field of the policy, of which a row has one.
-    fn single(&mut self, word: &MarkedScalarNode, fields: &[(Span, Field)]) -> Option<Path> {
+    pub(super) fn single(
+        &mut self,
+        word: &MarkedScalarNode,
+        fields: &[(Span, Field)],
+    ) -> Option<Path> {
         let path = self.path(word)?;
         if !fields.iter().any(|(_, field)| field.path == path) {
             let names: Vec<_> = fields.iter().map(|(_, field)| field.path.to_string()).collect();
@@ -213,25 +221,33 @@ impl Parser<'_> {
 
     /// What does not go with groups, and what may tell those of a group apart all the same.
     pub(super) fn of_groups(&mut self, policy: &Policy, span: &Span, view: &View) {
-        let Some(anonymize) = &view.anonymize else { return };
+        let Some(rule) = &view.rule else { return };
         let name = &view.name;
         if view.key != KeyRule::Drop || !view.headers.is_empty() {
-            let found = format!("view `{name}` with `anonymize`, and `key:` or `headers:`");
+            let found = format!("view `{name}` with `{}`, and `key:` or `headers:`", rule.name());
             self.at(
                 span,
                 found,
                 "`key: drop`, the default here, and no headers: both tell people apart",
             );
         }
-        for path in &anonymize.sensitive {
+        let looked_at = match rule {
+            Rule::Groups(anonymize) => &anonymize.sensitive,
+            Rule::Windows(aggregate) => &aggregate.by,
+        };
+        for path in looked_at {
             let chosen = policy.fields.iter().find(|field| field.path == *path);
             let chosen = chosen.and_then(|field| view.field(field));
             if chosen.is_some_and(|one| matches!(one.treatment, Treatment::Drop | Treatment::Null))
             {
-                let found = format!("view `{name}` without the sensitive field `{path}`");
-                self.at(span, found, "a treatment that publishes it, or no demand on it");
+                let found = format!(
+                    "view `{name}` without the field `{path}`, which `{}` names",
+                    rule.name()
+                );
+                self.at(span, found, "a treatment that publishes it, or another field");
             }
         }
+        let Rule::Groups(anonymize) = rule else { return };
         let others =
             policy.fields.iter().filter(|field| !anonymize.paths().any(|path| *path == field.path));
         for field in others {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::path::Path as FilePath;
-use std::sync::Arc;
 
 use marked_yaml::Node;
 use marked_yaml::types::Span;
@@ -27,6 +26,7 @@ const VIEW_KEYS: &[&str] = &[
     "classes",
     "fields",
     "anonymize",
+    "aggregate",
 ];
 
 impl Parser<'_> {
@@ -85,8 +85,12 @@ impl Parser<'_> {
             });
         let keys =
             [("fields", KeyRule::Fields), ("tokenize", KeyRule::Tokenize), ("drop", KeyRule::Drop)];
-        let anonymize = map.get_node("anonymize");
-        let usual = if anonymize.is_some() { KeyRule::Drop } else { KeyRule::Fields };
+        let [anonymize, aggregate] = ["anonymize", "aggregate"].map(|name| map.get_node(name));
+        if let (Some(_), Some(node)) = (anonymize, aggregate) {
+            self.at(node.span(), "`aggregate` beside `anonymize`", "one of both in a view");
+        }
+        let of_many = anonymize.or(aggregate).is_some();
+        let usual = if of_many { KeyRule::Drop } else { KeyRule::Fields };
         let key = self.choice(map.get_node("key"), &keys, usual);
         let headers = self.words(map.get_node("headers"), "the name of a record header");
         let headers = headers.iter().map(|word| word.as_str().to_owned()).collect();
@@ -128,19 +132,21 @@ impl Parser<'_> {
             self.at(at, found, "a treatment for every class of `fields`, or `default:`");
         }
         let mut exceptions = self.exceptions(map.get_node("fields"), fields);
-        let mut groups = None;
-        if let Some((anonymize, quasi)) =
-            anonymize.and_then(|node| self.anonymize(node, place, fields))
-        {
-            for (path, chosen) in quasi {
+        let rule = match (anonymize, aggregate) {
+            (Some(node), _) => self.anonymize(node, place, fields),
+            (None, Some(node)) => self.aggregate(node, place, fields),
+            (None, None) => None,
+        };
+        let rule = rule.map(|(rule, taken)| {
+            for (path, chosen) in taken {
                 if exceptions.iter().any(|(known, _)| *known == path) {
-                    let found = format!("`{path}`, a quasi-identifier, with a treatment");
-                    self.at(map.span(), found, "one of both: its treatment is that of its group");
+                    let found = format!("`{path}`, of `{}`, with a treatment", rule.name());
+                    self.at(map.span(), found, "one of both: what becomes of it is said there");
                 }
                 exceptions.push((path, chosen));
             }
-            groups = Some(Arc::new(anonymize));
-        }
+            rule
+        });
         Some(View {
             name: name.to_owned(),
             topic: topic?,
@@ -153,7 +159,7 @@ impl Parser<'_> {
             pin,
             classes,
             fields: exceptions,
-            anonymize: groups,
+            rule,
         })
     }
 

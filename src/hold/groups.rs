@@ -1,0 +1,171 @@
+//! Rows of one view that wait for a group.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::Fate;
+use super::entry::{Entry, Kind, seal};
+use crate::crypto::ciphertext::SealKey;
+use crate::group::{Group, Outcome, Record, SensitiveValue, State, Stream, Subject, Unfit, Value};
+use crate::policy::Anonymize;
+use crate::rewrite::HeldRow;
+
+pub(super) struct Groups {
+    rule: Arc<Anonymize>,
+    stream: Stream,
+    rows: FxHashMap<u64, HeldRow>,
+    /// Bytes of the rows.
+    bytes: usize,
+    next_id: u64,
+    /// Records with smaller numbers have been written to the changelog.
+    written: u64,
+    outcomes: Vec<Outcome>,
+    /// Rows that the method would not take.
+    refused: usize,
+}
+
+impl Groups {
+    pub(super) fn new(rule: &Arc<Anonymize>) -> Result<Groups, Unfit> {
+        Ok(Groups::with(rule, Stream::new(rule.settings.clone())?, FxHashMap::default()))
+    }
+
+    pub(super) fn restore(
+        rule: &Arc<Anonymize>,
+        state: State,
+        rows: FxHashMap<u64, HeldRow>,
+    ) -> Result<Groups, Unfit> {
+        Ok(Groups::with(rule, Stream::restore(rule.settings.clone(), state)?, rows))
+    }
+
+    fn with(rule: &Arc<Anonymize>, mut stream: Stream, rows: FxHashMap<u64, HeldRow>) -> Groups {
+        stream.note_changes();
+        Groups {
+            rule: Arc::clone(rule),
+            bytes: rows.values().map(HeldRow::size).sum(),
+            next_id: rows.keys().max().map_or(0, |id| id + 1),
+            written: stream.next_record(),
+            stream,
+            rows,
+            outcomes: Vec::new(),
+            refused: 0,
+        }
+    }
+
+    pub(super) fn arrive(
+        &mut self,
+        row: HeldRow,
+        (subject, values, sensitive): (Subject, Vec<Value>, Vec<SensitiveValue>),
+        now_ms: i64,
+    ) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.bytes += row.size();
+        self.rows.insert(id, row);
+        let record = Record { id, subject, values, sensitive };
+        if self.stream.add(record, now_ms, &mut self.outcomes).is_err() {
+            // The rewrite took no value that is not of its domain: this is a defect, and costs the row.
+            self.remove(id);
+            self.refused += 1;
+        }
+    }
+
+    pub(super) fn tick(&mut self, now_ms: i64) {
+        self.stream.tick(now_ms, &mut self.outcomes);
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.stream.flush(&mut self.outcomes);
+    }
+
+    pub(super) fn due(&self) -> Option<i64> {
+        self.stream.next_deadline()
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.stream.held()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn remove(&mut self, id: u64) -> Option<HeldRow> {
+        let row = self.rows.remove(&id)?;
+        self.bytes -= row.size();
+        Some(row)
+    }
+
+    pub(super) fn settle<E>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        mut each: impl FnMut(Fate<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for _ in 0..std::mem::take(&mut self.refused) {
+            each(Fate::Suppressed)?;
+        }
+        for outcome in std::mem::take(&mut self.outcomes) {
+            match outcome {
+                Outcome::Released { id, group, .. } => {
+                    let Some(row) = self.remove(id) else { continue };
+                    let loss = self.stream.space().loss(&group.area);
+                    let Group { subjects, ref distinct, .. } = *group;
+                    let record = row.release(&self.rule.quasi_identifiers, &group, buffer);
+                    each(Fate::Released { record, subjects, loss, distinct })?;
+                }
+                Outcome::Suppressed { id } => {
+                    if self.remove(id).is_some() {
+                        each(Fate::Suppressed)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn entries(&mut self, place: &str, key: &Arc<SealKey>) -> Vec<Entry> {
+        let changes = self.stream.take_changes();
+        let written = std::mem::replace(&mut self.written, changes.summary.next_record);
+        let mut entries = Vec::new();
+        for (number, held) in changes.held {
+            let value = match &held {
+                // It came and went in between.
+                None if number >= written => continue,
+                None => None,
+                Some(held) => {
+                    let Some(row) = self.rows.get(&held.id) else { continue };
+                    Some((row, postcard::to_allocvec(held).unwrap_or_default()))
+                }
+            };
+            entries.push(Entry::new(place, Kind::Held(number), |place| {
+                value.map(|(row, beside)| row.seal(key, place, &beside))
+            }));
+        }
+        for (id, group) in changes.groups {
+            entries.push(Entry::new(place, Kind::Group(id), |place| {
+                group.map(|group| seal(key, place, &group))
+            }));
+        }
+        for (subject, known) in changes.subjects {
+            entries.push(Entry::new(place, Kind::Subject(subject), |place| {
+                known.map(|known| seal(key, place, &known))
+            }));
+        }
+        entries.push(Entry::new(place, Kind::Groups, |place| {
+            Some(seal(key, place, &changes.summary))
+        }));
+        entries
+    }
+
+    /// What the changelog may have.
+    pub(super) fn kinds(&mut self) -> Vec<Kind> {
+        let (state, changes) = (self.stream.state(), self.stream.take_changes());
+        let held = state.held.iter().map(|held| held.number);
+        let held = held.chain(changes.held.iter().map(|(number, _)| *number)).map(Kind::Held);
+        let groups = state.groups.iter().map(|group| group.id);
+        let groups = groups.chain(changes.groups.iter().map(|(id, _)| *id)).map(Kind::Group);
+        let subjects = state.subjects.iter().map(|known| known.subject);
+        let subjects = subjects.chain(changes.subjects.iter().map(|(subject, _)| *subject));
+        held.chain(groups).chain(subjects.map(Kind::Subject)).chain([Kind::Groups]).collect()
+    }
+}
