@@ -299,3 +299,162 @@ fn kills_rebalances_and_restarts_neither_lose_nor_double_nor_shrink_a_group() {
     assert_eq!(counted(&scene, "released") + counted(&scene, "suppressed"), ROWS);
     assert!(published.len() as u64 > ROWS / 2, "{} rows", published.len());
 }
+
+const ORDERS: &str = "
+policy: orders
+version: 1
+source: { topic: PREFIX.raw, format: json }
+subject: who
+fields: { who: identifier, at: time, city: place, amount: money, note: text }
+views:
+  sales:
+    topic: PREFIX.sales
+    aggregate:
+      window: 1m
+      time: at
+      lateness: 0s
+      idle: 1h
+      by: city
+      least: 2
+      numbers: { amount: { decimals: 2, min: 0, max: 1000 } }
+      figures:
+        orders: count
+        customers: subjects
+        revenue: { sum: amount }
+        average: { mean: amount }
+        largest: { max: amount }
+    classes: { identifier: drop, time: drop, place: { generalize: { hierarchy: cities.csv } }, money: drop, text: drop }
+";
+
+fn order(who: u64, minute: u64, city: &str, amount: &str) -> String {
+    let second = who % 60;
+    format!(
+        r#"{{"who":"canary-{who}","at":"2026-01-01T10:{minute:02}:{second:02}Z","city":"{city}","amount":{amount},"note":"canary"}}"#
+    )
+}
+
+fn orders_scene(name: &str, policy: &str, partitions: i32) -> Scene {
+    let topics = [("raw", partitions), ("sales", partitions), ("state", 2)];
+    let settings = [("state", "cleanup.policy", "compact")];
+    let mut scene = Scene::new_with(Broker::shared("holding"), name, policy, &topics, &settings);
+    scene.site.extra = format!("state: {{ topic: {} }}", scene.topic("state"));
+    fs::write(scene.site.path("cities.csv"), CITIES).unwrap();
+    scene
+}
+
+#[test]
+fn figures_are_of_whole_windows_whatever_happens_to_the_worker() {
+    let scene = orders_scene("windows", ORDERS, 1);
+    let worker = scene.site.start("one");
+    send(
+        &scene,
+        &[
+            order(1, 0, "Lyon", "10.50"),
+            order(1, 0, "Paris", "0.255"),
+            order(2, 0, "Paris", "20"),
+            order(3, 0, "Bonn", "5000"),
+        ],
+    );
+    wait_consumed(&worker, 4);
+    worker.kill();
+    let worker = scene.site.start("one");
+    send(&scene, &[order(4, 0, "Ulm", "null"), order(5, 1, "Lyon", "1")]);
+    until("the first window", 60, || scene.consume("sales").len() == 2);
+    let rows = scene.values("sales");
+    assert_eq!(
+        rows,
+        [
+            json!({"window_start": "2026-01-01T10:00:00Z", "window_end": "2026-01-01T10:01:00Z", "city": "France",
+                   "orders": 3, "customers": 2, "revenue": 30.76, "average": 10.2533, "largest": 20}),
+            json!({"window_start": "2026-01-01T10:00:00Z", "window_end": "2026-01-01T10:01:00Z", "city": "Germany",
+                   "orders": 2, "customers": 2, "revenue": 1000, "average": 1000, "largest": 1000}),
+        ]
+    );
+    let label = scene.consume("sales");
+    assert!(header(&label[0], "veilstream-policy").unwrap().starts_with("orders@1#"));
+    // One order alone, and what comes too late, is not published.
+    send(&scene, &[order(6, 0, "Lyon", "1"), order(7, 2, "Lyon", "1")]);
+    wait_until("the second window", || counted(&scene, "windows") == 2);
+    assert_eq!(scene.consume("sales").len(), 2);
+    let late = || worker.metric("veilstream_window_records_total", "outcome=\"late\"");
+    until("late", 30, || late() == 1.0);
+    assert_eq!(worker.metric("veilstream_window_suppressed_groups_total", "why=\"few\""), 1.0);
+    assert_eq!(worker.metric("veilstream_windows_total", "outcome=\"published\""), 2.0);
+    // No time, and no number.
+    send(&scene, &[r#"{"who":"canary-8","city":"Lyon"}"#.into(), order(8, 2, "Lyon", "true")]);
+    wait_until("quarantined", || scene.consume("quarantine").len() == 2);
+    let reasons: Vec<_> = scene
+        .consume("quarantine")
+        .iter()
+        .map(|one| header(one, "veilstream-reason").unwrap().to_owned())
+        .collect();
+    assert_eq!(reasons, ["group_field", "wrong_type"]);
+    assert!(worker.stop().success());
+    for message in scene.consume("state") {
+        for part in [message.key, message.payload].into_iter().flatten() {
+            assert!(!String::from_utf8_lossy(&part).contains("canary"));
+        }
+    }
+}
+
+#[test]
+fn a_window_ends_by_itself_where_nothing_comes() {
+    let policy = ORDERS.replace("time: at", "").replace("window: 1m", "window: 2s");
+    let scene = orders_scene("idle", &policy.replace("idle: 1h", "idle: 1s"), 1);
+    let worker = scene.site.start("one");
+    send(&scene, &[order(1, 0, "Lyon", "1"), order(2, 0, "Lyon", "2")]);
+    until("the window", 30, || !scene.consume("sales").is_empty());
+    assert_eq!(scene.values("sales")[0]["revenue"], 3);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_budget_is_spent_once_whatever_happens_to_the_rules() {
+    let private = "      contributions: 1
+      subjects: 100000
+      privacy: { epsilon: 1, delta: 0.000001, groups: [France, Germany], budget: { epsilon: 2, delta: 0.001, per: ever } }
+";
+    let policy = ORDERS
+        .replace("      numbers:", &format!("{private}      numbers:"))
+        .replace("        largest: { max: amount }\n", "");
+    let scene = orders_scene("budget", &policy, 1);
+    let worker = scene.site.start("one");
+    let rows: Vec<String> = (0..2000).map(|who| order(who, 0, "Lyon", "10")).collect();
+    send(&scene, &rows[..800]);
+    send(&scene, &[order(1, 1, "Lyon", "10")]);
+    wait_until("a window", || counted(&scene, "windows") == 1);
+    let published = scene.values("sales");
+    assert_eq!(published.len(), 3, "declared groups are always there, and one for all others");
+    assert_eq!(
+        (&published[0]["city"], &published[1]["city"]),
+        (&json!("France"), &json!("Germany"))
+    );
+    assert_eq!((&published[2]["city"], &published[2]["other"]), (&Value::Null, &json!(true)));
+    let orders = published[0]["orders"].as_i64().unwrap();
+    assert!((700..900).contains(&orders), "{orders}");
+    assert!(published[0]["noise"]["orders"]["scale"].as_f64().unwrap() > 1.0);
+    assert_eq!(worker.metric("veilstream_privacy_budget_left_ratio", ""), 0.5);
+
+    // Other rules, by a reload and over a restart: what is spent stays spent.
+    let file = scene.site.path("policy.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("version: 1", "version: 2").replace("average", "typical"))
+        .unwrap();
+    worker.signal("HUP");
+    wait_until("reloaded", || scene.changes("policies-replaced").len() == 1);
+    send(&scene, &[order(1, 2, "Lyon", "10"), order(1, 3, "Lyon", "10")]);
+    wait_until("another window", || counted(&scene, "windows") == 2);
+    assert_eq!(worker.metric("veilstream_privacy_budget_left_ratio", ""), 0.0);
+    assert!(worker.stop().success());
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("version: 2", "version: 3").replace("typical", "mean_amount"))
+        .unwrap();
+    let before = scene.consume("sales").len();
+    let worker = scene.site.start("one");
+    send(&scene, &[order(1, 4, "Lyon", "10"), order(1, 5, "Lyon", "10")]);
+    wait_until("withheld", || scene.consume("sales").len() > before);
+    let last = scene.values("sales").pop().unwrap();
+    assert_eq!((&last["withheld"], last.get("orders")), (&json!("budget_spent"), None));
+    assert!(worker.metric("veilstream_windows_total", "outcome=\"budget_spent\"") >= 1.0);
+    assert!(worker.stop().success());
+}
