@@ -85,6 +85,11 @@ impl Stream {
         self.open.keys().map(|start| self.settings.windows.window(*start)).collect()
     }
 
+    /// Whether a record waits in a window.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// When [`Stream::tick`] would close a window, if nothing came.
     pub fn next_due(&self) -> Option<i64> {
         let (clock, wait) = (self.summary.clock?, self.settings.longest_wait?);

@@ -11,6 +11,7 @@ use base64_simd::STANDARD;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::many::{Many, Outcome};
 use super::{Exit, OrUsage};
 use crate::keys::Keyset;
 use crate::policy::Plan;
@@ -79,7 +80,8 @@ impl Apply {
                 })
             }
         };
-        let quarantined = filter(Rewriter::new(plan), quarantine)?;
+        let many = Many::new(&plan, super::now_ms()).or_usage()?;
+        let quarantined = filter(Rewriter::new(plan), many, quarantine)?;
         if quarantined > 0 {
             let lines = if quarantined == 1 { "line" } else { "lines" };
             eprintln!("veilstream: {quarantined} {lines} went to quarantine");
@@ -95,7 +97,11 @@ struct Quarantine {
 }
 
 /// Gives how many lines went to quarantine.
-fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow::Result<u64> {
+fn filter(
+    mut rewriter: Rewriter,
+    mut many: Many,
+    mut quarantine: Option<Quarantine>,
+) -> anyhow::Result<u64> {
     let mut input = BufReader::with_capacity(BUFFER, io::stdin().lock());
     let mut output = BufWriter::with_capacity(BUFFER, io::stdout().lock());
     let progress = progress();
@@ -121,9 +127,10 @@ fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow:
         match rewriter.rewrite(&record) {
             Ok(out) => {
                 for value in out.records(0).filter_map(|record| record.value()) {
-                    output.write_all(value)?;
-                    output.write_all(b"\n")?;
+                    write_line(&mut output, value)?;
                 }
+                many.take(&out);
+                many.published(0, false, |value| write_line(&mut output, value))?;
             }
             Err(failure) => match &mut quarantine {
                 None => {
@@ -148,11 +155,20 @@ fn filter(mut rewriter: Rewriter, mut quarantine: Option<Quarantine>) -> anyhow:
             },
         }
     }
+    let outcome = many.published(0, true, |value| write_line(&mut output, value))?;
     output.flush()?;
     progress.finish_and_clear();
+    if let Some(Outcome { suppressed: suppressed @ 1.., .. }) = outcome {
+        eprintln!("veilstream: no group was found for {suppressed} rows: they are suppressed");
+    }
     let Some(mut quarantine) = quarantine else { return Ok(0) };
     quarantine.out.flush()?;
     Ok(quarantine.count)
+}
+
+fn write_line(output: &mut impl Write, value: &[u8]) -> io::Result<()> {
+    output.write_all(value)?;
+    output.write_all(b"\n")
 }
 
 /// A bar on a terminal whose input is a file, a spinner for a pipe, nothing elsewhere.

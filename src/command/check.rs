@@ -184,6 +184,15 @@ fn print(file: &Path, policy: &Policy, compared: Option<&Comparison>) -> std::io
             view.condition.as_ref().map_or(String::new(), |condition| condition.text().to_owned())
         }));
     }
+    for name in ["anonymize", "aggregate"] {
+        let of_rule = |view: &crate::policy::View| {
+            let rule = view.rule.as_ref().filter(|rule| rule.name() == name);
+            rule.map_or(String::new(), |rule| rule.text().to_owned())
+        };
+        if policy.views.iter().any(|view| !of_rule(view).is_empty()) {
+            table.add_row(of(&format!("({name})"), &of_rule));
+        }
+    }
     writeln!(out, "{table}")?;
     for warning in &policy.warnings {
         writeln!(out, "{warning}")?;
@@ -224,6 +233,11 @@ fn json(policy: &Policy, compared: Option<&Comparison>) -> Value {
             .collect();
         serde_json::json!({ "path": field.path.to_string(), "class": field.class, "views": views })
     });
+    let rules = policy.views.iter().filter_map(|view| {
+        let rule = view.rule.as_ref()?;
+        Some((view.name.clone(), serde_json::json!({ rule.name(): rule.text() })))
+    });
+    let rules: serde_json::Map<String, Value> = rules.collect();
     let mut report = serde_json::json!({
         "policy": policy.name,
         "version": policy.version,
@@ -231,6 +245,9 @@ fn json(policy: &Policy, compared: Option<&Comparison>) -> Value {
         "fields": Value::from_iter(fields),
         "warnings": policy.warnings,
     });
+    if let (false, Some(report)) = (rules.is_empty(), report.as_object_mut()) {
+        report.insert("of_many".into(), rules.into());
+    }
     if let (Some(compared), Some(report)) = (compared, report.as_object_mut()) {
         report.insert(
             "sample".into(),

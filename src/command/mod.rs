@@ -10,8 +10,10 @@ mod customers;
 mod demo;
 mod erase;
 mod events;
+mod explain;
 mod health;
 mod keys;
+mod many;
 mod operators;
 mod preview;
 mod quarantine;
@@ -43,6 +45,7 @@ enum Command {
     #[command(subcommand)]
     Config(config::Config),
     Preview(preview::Preview),
+    Explain(explain::Explain),
     Apply(apply::Apply),
     Risk(risk::Risk),
     Operators(operators::Operators),
@@ -98,6 +101,7 @@ impl Cli {
             Command::Check(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Preview(command) => command.run(),
+            Command::Explain(command) => command.run(),
             Command::Apply(command) => command.run(),
             Command::Risk(command) => command.run(),
             Command::Operators(command) => command.run(),

@@ -10,6 +10,7 @@ use comfy_table::{
 };
 use serde_json::Value;
 
+use super::many::Many;
 use super::{Exit, OrUsage, events, printable};
 use crate::keys::Keyset;
 use crate::policy::Plan;
@@ -42,6 +43,7 @@ impl Preview {
         let mut rewriter = Rewriter::new(Arc::clone(&plan));
         let width = if self.full { Width::Full } else { Width::Short };
         let now_ms = super::now_ms();
+        let mut many = Many::new(&plan, now_ms).or_usage()?;
         let mut failed = 0;
         let mut out = std::io::stdout().lock();
         for (number, event) in events.iter().enumerate() {
@@ -49,6 +51,7 @@ impl Preview {
             let record = rewriter.event(event.as_bytes(), now_ms);
             match rewriter.rewrite(&record) {
                 Ok(treated) => {
+                    many.take(&treated);
                     let columns: Vec<Column> = (0..plan.views.len())
                         .map(|view| {
                             let value =
@@ -65,6 +68,20 @@ impl Preview {
                     writeln!(out, "  quarantined: {failure}")?;
                 }
             }
+        }
+        for (number, view) in plan.views.iter().enumerate() {
+            let mut rows = Vec::new();
+            let outcome = many.published(number, true, |value| {
+                rows.push(String::from_utf8_lossy(value).into_owned());
+                Ok::<(), std::convert::Infallible>(())
+            });
+            let Ok(Some(outcome)) = outcome else { continue };
+            writeln!(out, "view {}, were these all events:", view.name)?;
+            for row in rows {
+                writeln!(out, "  {}", printable(&row))?;
+            }
+            let suppressed = outcome.suppressed;
+            writeln!(out, "  {} rows published, {suppressed} suppressed", outcome.published)?;
         }
         match failed {
             0 => Ok(()),

@@ -156,6 +156,15 @@ impl Holding {
         }
     }
 
+    /// Lets go everything, as if nothing more came: windows are published.
+    pub fn finish(&mut self) {
+        self.touched = true;
+        match &mut self.method {
+            Method::Groups(groups) => groups.flush(),
+            Method::Windows(windows) => windows.finish(),
+        }
+    }
+
     /// When something is to be let go though nothing comes. Windows wait while there is something to be read, which would
     /// come too late for them: `idle` says that there is not.
     pub fn due(&self, idle: bool) -> Option<i64> {

@@ -54,6 +54,13 @@ impl Windows {
         self.stream.tick(now_ms, &mut self.outcomes);
     }
 
+    /// Has event time go on until no window is open.
+    pub(super) fn finish(&mut self) {
+        while let Some(due) = self.stream.next_due().filter(|_| self.stream.is_open()) {
+            self.stream.tick(due, &mut self.outcomes);
+        }
+    }
+
     /// What is open will not be published.
     pub(super) fn drop_open(&mut self) {
         self.dropped = self.stream.open_windows();

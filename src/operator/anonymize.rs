@@ -339,12 +339,7 @@ pub fn group_name(word: &str) -> String {
 pub struct NumberTap {
     pub view: usize,
     pub field: usize,
-    pub number: Number,
-}
-
-/// A number that is counted: how many decimal places of it, and its bounds in units of the last one.
-#[derive(Clone, Copy)]
-pub struct Number {
+    /// How many decimal places count, and the bounds in units of the last one.
     pub places: u32,
     pub bounds: Option<(i128, i128)>,
 }
@@ -358,7 +353,7 @@ impl Operator for NumberTap {
     ) -> Result<(), Refusal> {
         let number = match value.kind() {
             Kind::Null => None,
-            _ => Some(self.number.units(&Decimal::of(value, &mut scratch.text)?)?),
+            _ => Some(self.units(&Decimal::of(value, &mut scratch.text)?)?),
         };
         out.extend_from_slice(b"null");
         let what = Taken::Number(number);
@@ -370,7 +365,7 @@ impl Operator for NumberTap {
 /// So many units a number has at most.
 const MOST_UNITS: i128 = 1_000_000_000_000_000_000;
 
-impl Number {
+impl NumberTap {
     /// Rounded half up to the last place that counts.
     fn units(&self, number: &Decimal) -> Result<i128, Refusal> {
         let tenths = number.floor(i64::from(self.places) + 1).ok_or(Refusal::NotANumber)?;

@@ -8,8 +8,9 @@ use super::path::Path;
 use crate::aggregate;
 use crate::crypto::{KeyError, KeySource, Pinned, Purpose};
 use crate::group;
-use crate::operator::anonymize::{Look, Scale};
-use crate::operator::{Spec, Treatment};
+use crate::operator::anonymize::{Look, NumberTap, QuasiTap, Scale, TimeTap};
+use crate::operator::generalize::Unit;
+use crate::operator::{Operator, Spec, Treatment};
 
 /// The rewrite keeps a bit per view.
 pub const MAX_VIEWS: usize = 64;
@@ -85,6 +86,8 @@ pub struct Chosen {
     pub text: String,
     /// `domain:` of this treatment.
     pub domain: Option<String>,
+    /// Where it stands: file and line.
+    pub at: String,
 }
 
 /// One line of `fields:`.
@@ -111,8 +114,10 @@ pub struct Anonymize {
     pub quasi_identifiers: Vec<(Path, Scale)>,
     pub sensitive: Vec<Path>,
     pub settings: group::Settings,
-    /// As it stands in the policy, on one line, with a digest of the files that it names.
+    /// As it stands in the policy, on one line.
     pub text: String,
+    /// A digest of the files that it names.
+    pub files: String,
 }
 
 /// What a view publishes that says of many rows together what they are.
@@ -123,7 +128,7 @@ pub struct Aggregate {
     /// Numbers, in the order of the settings' fields.
     pub numbers: Vec<Path>,
     /// The time of a row; that of its record, where none is named.
-    pub time: Option<Path>,
+    pub time: Option<(Path, Option<Unit>)>,
     /// Rows that are new count, and changes of them do not.
     pub creates: bool,
     /// Names of the settings' aggregates.
@@ -149,10 +154,19 @@ impl Rule {
         }
     }
 
+    /// As it stands in the policy, on one line.
     pub fn text(&self) -> &str {
         match self {
             Rule::Groups(anonymize) => &anonymize.text,
             Rule::Windows(aggregate) => &aggregate.text,
+        }
+    }
+
+    /// A digest of the files that it names.
+    pub fn files(&self) -> &str {
+        match self {
+            Rule::Groups(anonymize) => &anonymize.files,
+            Rule::Windows(_) => "",
         }
     }
 
@@ -162,7 +176,30 @@ impl Rule {
             Rule::Groups(anonymize) => anonymize.paths().collect(),
             Rule::Windows(aggregate) => {
                 let Aggregate { by, numbers, time, .. } = &**aggregate;
-                by.iter().chain(numbers).chain(time).collect()
+                by.iter().chain(numbers).chain(time.iter().map(|(path, _)| path)).collect()
+            }
+        }
+    }
+
+    /// What takes the field at `path` out of the rows of the view at this place, where it is one that is not treated as its
+    /// class says.
+    pub fn tap(&self, path: &Path, view: usize) -> Option<Arc<dyn Operator>> {
+        match self {
+            Rule::Groups(anonymize) => {
+                let quasi = anonymize.quasi_identifiers.iter().enumerate();
+                let (field, (_, scale)) =
+                    quasi.into_iter().find(|(_, (known, _))| known == path)?;
+                Some(Arc::new(QuasiTap { view, field, scale: scale.clone() }))
+            }
+            Rule::Windows(aggregate) => {
+                let field = aggregate.numbers.iter().position(|known| known == path);
+                if let Some(field) = field {
+                    let aggregate::Field { places, bounds } =
+                        *aggregate.settings.fields.get(field)?;
+                    return Some(Arc::new(NumberTap { view, field, places, bounds }));
+                }
+                let (_, unit) = aggregate.time.as_ref().filter(|(known, _)| known == path)?;
+                Some(Arc::new(TimeTap { view, unit: *unit }))
             }
         }
     }

@@ -97,6 +97,11 @@ impl<'r> Parser<'r> {
         self.error(Problem::at(span, found, expected));
     }
 
+    /// File and line.
+    fn place(&self, span: &Span) -> String {
+        format!("{}:{}", self.file, span.start().map_or(1, |mark| mark.line()))
+    }
+
     fn warn(&mut self, span: &Span, found: impl Into<String>, expected: impl Into<String>) {
         let problem = Problem::at(span, found, expected);
         self.found.push(Diagnostic::new(Severity::Warning, &self.file, problem));
@@ -501,7 +506,8 @@ impl<'r> Parser<'r> {
             Treatment::Keyed(keyed) => keyed.spec().unwrap_or(spec),
             _ => spec,
         };
-        Some(Chosen { spec, treatment, text, domain })
+        let at = self.place(name.span());
+        Some(Chosen { spec, treatment, text, domain, at })
     }
 
     /// Under `key: fields` two subjects must not get one key, or compaction would lose one of them.

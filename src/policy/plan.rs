@@ -15,8 +15,8 @@ use crate::crypto::mac::Digester;
 use crate::crypto::{DataKey, KeyError, KeyId, KeySource, Purpose, SubjectId};
 use crate::event::debezium::Part;
 use crate::json::Probe;
-use crate::operator::anonymize::{AGGREGATED, LookTap, QUASI_IDENTIFIER};
-use crate::operator::{Operator, Site, Spec, Takes, Tokenizer, Treatment};
+use crate::operator::anonymize::LookTap;
+use crate::operator::{Operator, Site, Takes, Tokenizer, Treatment};
 
 /// The state of everything unclassified.
 pub const DEAD: StateId = StateId(0);
@@ -157,7 +157,7 @@ impl HoldPlan {
             digest.update((text.len() as u64).to_be_bytes());
             digest.update(text);
         };
-        [&policy.name, &view.name, &view.topic, rule.name(), rule.text()]
+        [&policy.name, &view.name, &view.topic, rule.name(), rule.text(), rule.files()]
             .into_iter()
             .for_each(&mut add);
         add(policy.format.name());
@@ -423,7 +423,17 @@ impl Plan {
             if !chosen.spec.distinct {
                 leaf.keys.refuse |= bit;
             }
-            // What a view that holds rows looks at, or leaves out: nulls as well.
+            // What is taken out of rows, nulls as well.
+            if let Some(operator) = view.rule.as_ref().and_then(|rule| rule.tap(path, at)) {
+                leaf.keys.refuse |= bit;
+                let apply =
+                    Apply { view: at, takes: Takes::Scalar, operator, key: None, memo: None };
+                leaf.values.apply.push(apply);
+                leaf.values.applied |= bit;
+                leaf.values.nulls |= bit;
+                continue;
+            }
+            // What is looked at on its way.
             let looks = view.rule.as_ref().and_then(|rule| rule.looks(path));
             let tap = |treatment| -> Option<Arc<dyn Operator>> {
                 let ((field, look), nulls) = (looks?, view.nulls == Nulls::Treat);
@@ -466,9 +476,7 @@ impl Plan {
                         memo,
                     };
                     let tapped = tap(Some((Arc::clone(&bound.operator), takes)));
-                    let is = |spec: &'static Spec| std::ptr::eq(chosen.spec, spec);
-                    let taken = is(&QUASI_IDENTIFIER) || is(&AGGREGATED);
-                    let looks = taken || tapped.is_some() || view.nulls == Nulls::Treat;
+                    let looks = tapped.is_some() || view.nulls == Nulls::Treat;
                     let nulls = if looks { bit } else { 0 };
                     leaf.values.apply.push(match tapped {
                         None => apply(),

@@ -14,7 +14,7 @@ use crate::aggregate::{
     SystemNoise, Windows,
 };
 use crate::operator::Treatment;
-use crate::operator::anonymize::{self as tap, AGGREGATED, NumberTap, TimeTap, group_name};
+use crate::operator::anonymize::{AGGREGATED, group_name};
 use crate::operator::decimal::Decimal;
 use crate::operator::generalize::Unit;
 
@@ -52,12 +52,10 @@ const EPSILON_PLACES: i64 = 9;
 const DELTA_PLACES: i64 = 18;
 
 impl Parser<'_> {
-    /// `view` is the place that the view will have among the policy's. Gives the exceptions as well that take the place of
-    /// the treatments of classes.
+    /// Gives the exceptions as well that take the place of the treatments of classes.
     pub(super) fn aggregate(
         &mut self,
         node: &Node,
-        view: usize,
         fields: &[(Span, Field)],
     ) -> Option<(Rule, Vec<(Path, Chosen)>)> {
         let map = self.mapping(node, "`window` and `figures`")?;
@@ -119,20 +117,20 @@ impl Parser<'_> {
             self.at(map.span(), unfit.to_string(), "windows and figures that can be made");
             return None;
         }
-        self.is_sound(map, &settings, creates);
-        let chosen = |treatment, text| Chosen { spec: &AGGREGATED, treatment, text, domain: None };
-        let mut taken = Vec::new();
-        for (field, (path, number)) in numbers.iter().enumerate() {
-            let Number { places, bounds } = *number;
-            let tap = NumberTap { view, field, number: tap::Number { places, bounds } };
-            let text = "aggregate: a number".to_owned();
-            taken.push((path.clone(), chosen(Treatment::Plain(Arc::new(tap)), text)));
-        }
-        if let Some((path, unit)) = &time {
-            let tap = TimeTap { view, unit: *unit };
-            let text = "aggregate: the time".to_owned();
-            taken.push((path.clone(), chosen(Treatment::Plain(Arc::new(tap)), text)));
-        }
+        self.is_sound(map, &settings);
+        let at = self.place(node.span());
+        // The plan takes them out of the row; whoever does not know of that drops them.
+        let chosen = |text: &str| Chosen {
+            spec: &AGGREGATED,
+            treatment: Treatment::Drop,
+            text: text.to_owned(),
+            domain: None,
+            at: at.clone(),
+        };
+        let of_numbers = numbers.iter().map(|(path, _)| (path, "aggregate: a number"));
+        let of_time = time.iter().map(|(path, _)| (path, "aggregate: the time"));
+        let taken = of_numbers.chain(of_time).map(|(path, text)| (path.clone(), chosen(text)));
+        let taken: Vec<_> = taken.collect();
         let mut once = BTreeSet::new();
         for path in by.iter().chain(taken.iter().map(|(path, _)| path)) {
             if !once.insert(path.clone()) {
@@ -142,7 +140,7 @@ impl Parser<'_> {
         let aggregate = Aggregate {
             by,
             numbers: numbers.into_iter().map(|(path, _)| path).collect(),
-            time: time.map(|(path, _)| path),
+            time,
             creates,
             figures: figures.into_iter().map(|(name, _)| name).collect(),
             settings,
@@ -152,7 +150,7 @@ impl Parser<'_> {
     }
 
     /// What is allowed, and says more than its author may think.
-    fn is_sound(&mut self, map: &MarkedMappingNode, settings: &Settings, _creates: bool) {
+    fn is_sound(&mut self, map: &MarkedMappingNode, settings: &Settings) {
         if settings.privacy.is_some() {
             return;
         }

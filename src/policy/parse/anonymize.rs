@@ -11,7 +11,7 @@ use super::super::model::*;
 use super::super::path::Path;
 use super::{Parser, one_line};
 use crate::group::{self, Sensitive};
-use crate::operator::anonymize::{QUASI_IDENTIFIER, QuasiTap, Scale};
+use crate::operator::anonymize::{QUASI_IDENTIFIER, Scale};
 use crate::operator::{Arguments, Around, Problem, Recipients, Treatment};
 
 /// So many people in a group, at most.
@@ -23,17 +23,16 @@ const MOST_GROUPS: usize = 10_000;
 /// How many people it is known of in which group they were, for each record that may wait.
 const SUBJECTS: usize = 10;
 const WITHIN_MS: i64 = 10 * 60 * 1000;
-const MOST_WITHIN_MS: i64 = 7 * 24 * 3600 * 1000;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const MOST_MS: i64 = 31 * DAY_MS;
 
 const KEYS: &[&str] = &["k", "within", "most", "quasi_identifiers", "sensitive"];
 
 impl Parser<'_> {
-    /// `view` is the place that the view will have among the policy's. Gives the exceptions as well that take the place of
-    /// the treatments of classes.
+    /// Gives the exceptions as well that take the place of the treatments of classes.
     pub(super) fn anonymize(
         &mut self,
         node: &Node,
-        view: usize,
         fields: &[(Span, Field)],
     ) -> Option<(Rule, Vec<(Path, Chosen)>)> {
         let map = self.mapping(node, "`k` and `quasi_identifiers`")?;
@@ -70,14 +69,13 @@ impl Parser<'_> {
         if let Err(unfit) = group::Stream::new(settings.clone()) {
             self.at(map.span(), unfit.to_string(), "what groups can be made with");
         }
-        let exceptions = quasi.iter().enumerate().map(|(field, (_, path, scale, text))| {
-            let tap = QuasiTap { view, field, scale: scale.clone() };
-            let chosen = Chosen {
-                spec: &QUASI_IDENTIFIER,
-                treatment: Treatment::Plain(Arc::new(tap)),
-                text: format!("quasi-identifier: {text}"),
-                domain: None,
-            };
+        let at = self.place(node.span());
+        let exceptions = quasi.iter().map(|(_, path, _, text)| {
+            let text = format!("quasi-identifier: {text}");
+            // The plan takes it out of the row; whoever does not know of that drops it.
+            let treatment = Treatment::Drop;
+            let chosen =
+                Chosen { spec: &QUASI_IDENTIFIER, treatment, text, domain: None, at: at.clone() };
             (path.clone(), chosen)
         });
         let exceptions = exceptions.collect();
@@ -86,7 +84,8 @@ impl Parser<'_> {
             quasi_identifiers: quasi.into_iter().map(|(_, path, scale, _)| (path, scale)).collect(),
             sensitive: sensitive.into_iter().map(|(_, path, _)| path).collect(),
             settings,
-            text: format!("{} #{digest}", one_line(node)),
+            text: one_line(node),
+            files: digest,
         };
         Some((Rule::Groups(Arc::new(anonymize)), exceptions))
     }
@@ -107,11 +106,16 @@ impl Parser<'_> {
 
     /// In milliseconds.
     pub(super) fn delay(&mut self, node: &Node) -> Option<i64> {
-        let expected = "a time such as 30s, 10m or 1h, and at most 7 days";
+        let expected = "a time such as 30s, 10m, 1h or 1d, and at most 31 days";
         let word = self.scalar(node, expected)?;
-        let read = word.as_str().parse::<jiff::SignedDuration>().ok();
-        let read = read.and_then(|read| i64::try_from(read.as_millis()).ok());
-        let read = read.filter(|delay| (0..=MOST_WITHIN_MS).contains(delay));
+        let read = match word.as_str().strip_suffix('d').map(|days| days.trim().parse::<u32>()) {
+            Some(Ok(days)) => i64::from(days).checked_mul(DAY_MS),
+            _ => {
+                let read = word.as_str().parse::<jiff::SignedDuration>().ok();
+                read.and_then(|read| i64::try_from(read.as_millis()).ok())
+            }
+        };
+        let read = read.filter(|delay| (0..=MOST_MS).contains(delay));
         if read.is_none() {
             self.at(word.span(), format!("`{}`", word.as_str()), expected);
         }

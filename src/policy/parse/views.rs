@@ -45,7 +45,7 @@ impl Parser<'_> {
         let mut views: Vec<(Span, View)> = Vec::new();
         for (word, node) in map.iter() {
             let Some(name) = self.valid_name(word, "the name of a view") else { continue };
-            let Some(view) = self.view(file, (&name, views.len()), node, shared, fields) else {
+            let Some(view) = self.view(file, &name, node, shared, fields) else {
                 continue;
             };
             if let Some((_, other)) = views.iter().find(|(_, other)| other.topic == view.topic) {
@@ -60,7 +60,7 @@ impl Parser<'_> {
     fn view(
         &mut self,
         file: &FilePath,
-        (name, place): (&str, usize),
+        name: &str,
         node: &Node,
         shared: &Treatments,
         fields: &[(Span, Field)],
@@ -133,8 +133,8 @@ impl Parser<'_> {
         }
         let mut exceptions = self.exceptions(map.get_node("fields"), fields);
         let rule = match (anonymize, aggregate) {
-            (Some(node), _) => self.anonymize(node, place, fields),
-            (None, Some(node)) => self.aggregate(node, place, fields),
+            (Some(node), _) => self.anonymize(node, fields),
+            (None, Some(node)) => self.aggregate(node, fields),
             (None, None) => None,
         };
         let rule = rule.map(|(rule, taken)| {
