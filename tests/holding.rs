@@ -40,6 +40,16 @@ views:
     topic: PREFIX.billing
     key: drop
     classes: { identifier: tokenize, serial: keep, place: drop, age: drop, health: drop, text: drop }
+  counts:
+    topic: PREFIX.counts
+    aggregate:
+      window: 10s
+      lateness: 0s
+      idle: 15s
+      time: { path: n, unit: millis }
+      least: 1
+      figures: { rows: count, people: subjects }
+    default: drop
 ";
 const CITIES: &str = "Lyon;France;*\nParis;France;*\nBonn;Germany;*\nUlm;Germany;*\n";
 
@@ -48,8 +58,13 @@ fn scene(name: &str, within: &str, partitions: i32) -> Scene {
 }
 
 fn scene_on(broker: Arc<Broker>, name: &str, within: &str, partitions: i32) -> Scene {
-    let topics =
-        [("raw", partitions), ("research", partitions), ("billing", partitions), ("state", 2)];
+    let topics = [
+        ("raw", partitions),
+        ("research", partitions),
+        ("billing", partitions),
+        ("counts", partitions),
+        ("state", 2),
+    ];
     let policy = PATIENTS.replace("WITHIN", within);
     let settings = [("state", "cleanup.policy", "compact")];
     let mut scene = Scene::new_with(broker, name, &policy, &topics, &settings);
@@ -71,8 +86,10 @@ fn send(scene: &Scene, rows: &[String]) {
 /// How many rows were `held`, `released` or `suppressed`, by the audit trail.
 fn counted(scene: &Scene, what: &str) -> u64 {
     let of = |event: &Value| {
-        let views = event["views"].as_array().unwrap();
-        views.iter().filter_map(|view| view[what].as_u64()).sum::<u64>()
+        let views = event["views"].as_array().unwrap().iter();
+        let views =
+            views.filter(|view| ["research", "sales"].contains(&view["view"].as_str().unwrap()));
+        views.filter_map(|view| view[what].as_u64()).sum::<u64>()
     };
     scene.audit("process").iter().map(of).sum()
 }
@@ -97,6 +114,18 @@ fn check_groups(scene: &Scene) -> BTreeSet<u64> {
     let numbers: BTreeSet<u64> = rows.iter().copied().collect();
     assert_eq!(numbers.len(), rows.len(), "a row is published twice");
     numbers
+}
+
+/// Every row is counted once, and every window published once by each partition.
+fn check_counts(scene: &Scene, rows: u64) {
+    let (mut total, mut seen) = (0, BTreeSet::new());
+    for message in scene.consume("counts") {
+        let row = json(&message);
+        total += row["rows"].as_u64().unwrap();
+        let window = row["window_start"].as_str().unwrap().to_owned();
+        assert!(seen.insert((message.partition, window)), "a window twice: {row}");
+    }
+    assert_eq!(total, rows);
 }
 
 #[test]
@@ -133,7 +162,9 @@ fn rows_leave_in_groups_or_not_at_all() {
     wait_consumed(&worker, 7);
     assert_eq!(worker.metric("veilstream_view_records_total", "outcome=\"suppressed\""), 2.0);
     assert_eq!(worker.metric("veilstream_view_records_total", "outcome=\"released\""), 5.0);
-    wait_until("nothing is held", || worker.metric("veilstream_held_records", "") == 0.0);
+    wait_until("nothing is held", || {
+        worker.metric("veilstream_held_records", "view=\"research\"") == 0.0
+    });
     assert!(worker.stop().success());
 
     let whole = |topic: &str| {
@@ -156,10 +187,12 @@ fn what_is_held_outlives_a_stop_and_a_kill() {
     let worker = scene.site.start("one");
     send(&scene, &[row(1, 1, "Lyon", 30), row(2, 2, "Paris", 31)]);
     wait_until("held", || counted(&scene, "held") == 2);
-    assert_eq!(worker.metric("veilstream_held_records", ""), 2.0);
+    assert_eq!(worker.metric("veilstream_held_records", "view=\"research\""), 2.0);
     worker.kill();
     let worker = scene.site.start("one");
-    until("what is held is known", 60, || worker.metric("veilstream_held_records", "") == 2.0);
+    until("what is held is known", 60, || {
+        worker.metric("veilstream_held_records", "view=\"research\"") == 2.0
+    });
     assert!(worker.stop().success());
     assert!(scene.consume("research").is_empty());
     let worker = scene.site.start("two");
@@ -187,7 +220,7 @@ fn a_reload_lets_go_by_the_rules_under_which_rows_came() {
     fs::write(&policy, &other).unwrap();
     worker.signal("HUP");
     wait_until("reloaded", || scene.changes("policies-replaced").len() == 1);
-    assert_eq!(worker.metric("veilstream_held_records", ""), 5.0);
+    assert_eq!(worker.metric("veilstream_held_records", "view=\"research\""), 5.0);
     fs::write(
         &policy,
         other.replace("version: 2", "version: 3").replace("health: keep", "health: drop"),
@@ -289,6 +322,9 @@ fn kills_rebalances_and_restarts_neither_lose_nor_double_nor_shrink_a_group() {
     until("all rows have left", 60, || {
         counted(&scene, "released") + counted(&scene, "suppressed") >= counted(&scene, "held")
     });
+    until("all windows are published", 90, || {
+        scene.values("counts").iter().map(|row| row["rows"].as_u64().unwrap()).sum::<u64>() >= ROWS
+    });
     assert!(steady.stop().success() && second.stop().success());
     assert_eq!(
         (scene.check_audit("raw"), accounted(&scene), counted(&scene, "held")),
@@ -298,6 +334,7 @@ fn kills_rebalances_and_restarts_neither_lose_nor_double_nor_shrink_a_group() {
     assert_eq!(published.len() as u64, counted(&scene, "released"));
     assert_eq!(counted(&scene, "released") + counted(&scene, "suppressed"), ROWS);
     assert!(published.len() as u64 > ROWS / 2, "{} rows", published.len());
+    check_counts(&scene, ROWS);
 }
 
 const ORDERS: &str = "

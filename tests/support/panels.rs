@@ -501,6 +501,99 @@ const PRIVACY: Dashboard = Dashboard {
             ],
         ),
         (
+            "Views of many",
+            &[
+                of(
+                    Lines,
+                    8,
+                    "Rows that wait, or windows that are open",
+                    "short",
+                    &[("sum by (view) (veilstream_held_records{@})", "{{view}}")],
+                    "Rows of `anonymize` wait for people who look alike. A slope: too few of them, or too long a time.",
+                ),
+                of(
+                    Lines,
+                    8,
+                    "People in a group",
+                    "short",
+                    &[
+                        (
+                            "histogram_quantile(0.05, sum by (view, le) (rate(veilstream_group_subjects_bucket{@}[$__rate_interval])))",
+                            "{{view}} p5",
+                        ),
+                        (
+                            "histogram_quantile(0.5, sum by (view, le) (rate(veilstream_group_subjects_bucket{@}[$__rate_interval])))",
+                            "{{view}} p50",
+                        ),
+                    ],
+                    "Of each row that was published: different people in its group when that was published first, by buckets. Never below k.",
+                ),
+                of(
+                    Lines,
+                    8,
+                    "Different sensitive values in a group",
+                    "short",
+                    &[(
+                        "histogram_quantile(0.05, sum by (view, le) (rate(veilstream_group_distinct_values_bucket{@}[$__rate_interval])))",
+                        "{{view}} p5",
+                    )],
+                    "Of the sensitive field that had fewest. 1: whoever is in the group has that value.",
+                ),
+                of(
+                    Lines,
+                    8,
+                    "Information loss",
+                    "percentunit",
+                    &[(
+                        "sum by (view) (rate(veilstream_group_loss_ratio_sum{@}[$__rate_interval])) / sum by (view) (rate(veilstream_group_loss_ratio_count{@}[$__rate_interval]))",
+                        "{{view}}",
+                    )],
+                    "What groups do not say of their quasi-identifiers, on average: 0% all is said, 100% nothing.",
+                ),
+                of(
+                    Lines,
+                    8,
+                    "Share of rows suppressed",
+                    "percentunit",
+                    &[(
+                        "sum by (view) (rate(veilstream_view_records_total{@,outcome=\"suppressed\"}[$__rate_interval])) / sum by (view) (rate(veilstream_view_records_total{@,outcome=~\"suppressed|released\"}[$__rate_interval]))",
+                        "{{view}}",
+                    )],
+                    "Rows for which no group was found in time.",
+                ),
+                of(
+                    Lines,
+                    8,
+                    "Budget of privacy left",
+                    "percentunit",
+                    &[("min by (view) (veilstream_privacy_budget_left_ratio{@})", "{{view}}")],
+                    "Of the partition that has least. At 0% nothing is published until the period ends.",
+                ),
+                of(
+                    Bars,
+                    12,
+                    "Windows, last hour",
+                    "short",
+                    &[(
+                        "sum by (view, outcome) (increase(veilstream_windows_total{@}[1h]))",
+                        "{{view}} {{outcome}}",
+                    )],
+                    "All that are not `published` are withheld; a row in the topic says why.",
+                ),
+                of(
+                    Lines,
+                    12,
+                    "Records that windows did not count",
+                    "cps",
+                    &[(
+                        "sum by (view, outcome) (rate(veilstream_window_records_total{@,outcome!~\"counted|other\"}[$__rate_interval]))",
+                        "{{view}} {{outcome}}",
+                    )],
+                    "Too late, too far in the future, or more than one person may contribute.",
+                ),
+            ],
+        ),
+        (
             "In force",
             &[of(
                 Table,
