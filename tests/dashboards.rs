@@ -138,6 +138,21 @@ views:
     where: 'row.consent == true'
     classes: { identifier: tokenize, public: keep, email: { mask: email } }
   closed: { topic: PREFIX.closed, classes: { identifier: tokenize, public: keep, email: encrypt } }
+  groups:
+    topic: PREFIX.groups
+    anonymize: { k: 2, within: 1s, quasi_identifiers: { n: numbers }, sensitive: { id: { l: 2 } } }
+    default: drop
+    classes: { identifier: tokenize }
+  windows:
+    topic: PREFIX.windows
+    aggregate:
+      window: 1s
+      lateness: 0s
+      idle: 1s
+      contributions: 1
+      figures: { events: count }
+      privacy: { epsilon: 1, delta: 0.000001, budget: { epsilon: 1000, delta: 0.1, per: day } }
+    default: drop
 ";
 
 struct Prometheus {
@@ -200,12 +215,15 @@ impl Prometheus {
 #[test]
 fn every_query_of_every_panel_gives_data() {
     let broker = std::sync::Arc::new(Broker::start("dashboards"));
-    let topics = [("raw", 3), ("open", 3), ("closed", 3)];
+    let topics =
+        [("raw", 3), ("open", 3), ("closed", 3), ("groups", 3), ("windows", 3), ("state", 1)];
     let mut scene = Scene::new(std::sync::Arc::clone(&broker), "panels", POLICY, &topics);
     let raw = scene.topic("raw");
     scene.site.kafka = "  properties: { statistics.interval.ms: '1000' }".into();
-    scene.site.extra =
-        format!("limits: {{ sources: {{ {raw}: {{ records_per_second: 2000 }} }} }}");
+    scene.site.extra = format!(
+        "limits: {{ sources: {{ {raw}: {{ records_per_second: 2000 }} }} }}\nstate: {{ topic: {} }}",
+        scene.topic("state")
+    );
     let worker = scene.site.start("one");
     let prometheus = Prometheus::start(&worker.address.to_string());
     // A reload that is refused, and one that is applied.

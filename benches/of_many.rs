@@ -1,0 +1,257 @@
+//! Views of many beside a view of changes, on one processor and without Kafka: what an event costs with its changelog,
+//! what a row that waits takes, and how long it takes to have a million of them back.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use std::{env, fs};
+
+use veilstream::crypto::ciphertext::{Algorithm, SealKey};
+use veilstream::crypto::{KeySource, Purpose};
+use veilstream::hold::{Entry, Fate, Holding, Origin, Restore};
+use veilstream::keys::Keyset;
+use veilstream::policy::{Plan, Policy};
+use veilstream::rewrite::Rewriter;
+
+const ADULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/adult/");
+const BATCH: usize = 10_000;
+const EVENTS: usize = 300_000;
+const HELD: usize = 1_000_000;
+
+const FIELDS: &str = "
+policy: adult
+version: 1
+source: { topic: raw, format: json }
+subject: id
+fields:
+  { id: identifier, at: time, sex: sex, age: age, race: race, marital: marital, education: education, country: country,
+    work: work, occupation: occupation, salary: salary, note: note }
+views:
+";
+const CHANGES: &str = "
+  view:
+    topic: view
+    key: drop
+    classes:
+      identifier: drop
+      time: drop
+      sex: keep
+      age: { generalize: { numbers: 10 } }
+      race: keep
+      marital: { generalize: { hierarchy: adult_hierarchy_marital-status.csv } }
+      education: { generalize: { hierarchy: adult_hierarchy_education.csv } }
+      country: { generalize: { hierarchy: adult_hierarchy_native-country.csv } }
+      work: { generalize: { hierarchy: adult_hierarchy_workclass.csv } }
+      occupation: keep
+      salary: keep
+      note: drop
+";
+const GROUPS: &str = "
+  view:
+    topic: view
+    anonymize:
+      k: K
+      within: 31d
+      most: MOST
+      quasi_identifiers:
+        sex: { hierarchy: adult_hierarchy_sex.csv }
+        age: { numbers: [0, 120] }
+        race: { hierarchy: adult_hierarchy_race.csv }
+        marital: { hierarchy: adult_hierarchy_marital-status.csv }
+        education: { hierarchy: adult_hierarchy_education.csv }
+        country: { hierarchy: adult_hierarchy_native-country.csv }
+        work: { hierarchy: adult_hierarchy_workclass.csv }
+    default: drop
+    classes: { occupation: keep, salary: keep }
+";
+const WINDOWS: &str = "
+  view:
+    topic: view
+    aggregate:
+      window: 1m
+      time: { path: at, unit: millis }
+      lateness: 5s
+      by: [education, country]
+      least: 10
+      contributions: 10
+      numbers: { age: { min: 0, max: 120 } }
+      figures: { people: subjects, records: count, mean_age: { mean: age }, median_age: { quantile: 0.5, of: age } }
+PRIVACY
+    default: drop
+    classes: { education: keep, country: keep }
+";
+const PRIVACY: &str = "      privacy: { epsilon: 1, delta: 0.000001, budget: { epsilon: 1000000, delta: 0.9, per: ever } }\n      subjects: 100000";
+
+fn plan(view: &str, keys: &Keyset) -> Arc<Plan> {
+    let text = format!("{FIELDS}{view}");
+    let read = move |path: &Path| match path.extension() {
+        Some(ending) if ending == "csv" => fs::read_to_string(path),
+        _ => Ok(text.clone()),
+    };
+    let policy = Policy::load_with(&Path::new(ADULT).join("policy.yaml"), &read);
+    let policy = policy.unwrap_or_else(|errors| panic!("{errors}"));
+    Arc::new(Plan::compile(Arc::new(policy), keys).unwrap())
+}
+
+/// The people of Adult, again and again; each time other people.
+fn events(count: usize) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(ADULT).join("adult.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(';').collect()).collect();
+    (0..count)
+        .map(|number| {
+            let row = &rows[number % rows.len()];
+            format!(
+                r#"{{"id":{number},"at":{},"sex":"{}","age":{},"race":"{}","marital":"{}","education":"{}","country":"{}","work":"{}","occupation":"{}","salary":"{}","note":"what nobody is to read, and nobody gets"}}"#,
+                1_767_225_600_000_u64 + number as u64,
+                row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8],
+            )
+        })
+        .collect()
+}
+
+fn origin() -> Origin {
+    Origin { group: "veilstream".into(), topic: "raw".into(), partition: 0 }
+}
+
+#[derive(Default)]
+struct Run {
+    seconds: f64,
+    published: usize,
+    suppressed: usize,
+    entries: usize,
+    entry_bytes: usize,
+    log: Vec<Entry>,
+}
+
+/// All events through one view, with the changelog of each batch; kept where `keep` says so.
+fn run(
+    plan: &Arc<Plan>,
+    events: &[String],
+    key: &Arc<SealKey>,
+    keep: bool,
+) -> (Run, Option<Holding>) {
+    let mut rewriter = Rewriter::new(Arc::clone(plan));
+    let holds = plan.views[0].holds.as_ref();
+    let mut holding = holds.map(|plan| Holding::new(plan, &origin()).unwrap());
+    let mut run = Run::default();
+    let start = Instant::now();
+    for (number, batch) in events.chunks(BATCH).enumerate() {
+        let now = number as i64;
+        for event in batch {
+            let raw = rewriter.event(event.as_bytes(), now);
+            let out = rewriter.rewrite(&raw).unwrap();
+            run.published += out.records(0).count();
+            if let (Some(holding), Some((_, arrival))) = (&mut holding, out.held(0)) {
+                holding.arrive(arrival, now);
+            }
+        }
+        let Some(holding) = &mut holding else { continue };
+        let Run { published, suppressed, .. } = &mut run;
+        holding
+            .settle(|fate| {
+                match fate {
+                    Fate::Released { record, .. } | Fate::Figures(record) => {
+                        std::hint::black_box(record.value());
+                        *published += 1;
+                    }
+                    Fate::Suppressed => *suppressed += 1,
+                    Fate::Window(..) => {}
+                }
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+        let entries = holding.entries(key);
+        run.entries += entries.len();
+        run.entry_bytes += entries
+            .iter()
+            .map(|one| one.key().len() + one.value().map_or(0, <[u8]>::len))
+            .sum::<usize>();
+        if keep {
+            run.log.extend(entries);
+        }
+    }
+    run.seconds = start.elapsed().as_secs_f64();
+    (run, holding)
+}
+
+fn resident_mib() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+fn main() {
+    let keys = Keyset::generate();
+    let key =
+        Arc::new(SealKey::new(&keys.primary(Purpose::Quarantine).unwrap(), Algorithm::Aes256Gcm));
+    let groups = |k: usize, most: usize| {
+        GROUPS.replace("K\n", &format!("{k}\n")).replace("MOST", &most.to_string())
+    };
+    let all = events(EVENTS);
+    println!("{EVENTS} events of Adult, batches of {BATCH}, changelog sealed; one processor");
+    println!(
+        "{:>34} {:>10} {:>7} {:>10} {:>10} {:>9} {:>9}",
+        "view", "events/s", "ratio", "published", "suppressed", "entries", "bytes/ev"
+    );
+    let mut first = 0.0;
+    for (name, view) in [
+        ("changes (stateless)", CHANGES.to_owned()),
+        ("anonymize, k = 2, 10 000 held", groups(2, 10_000)),
+        ("anonymize, k = 10, 10 000 held", groups(10, 10_000)),
+        ("anonymize, k = 50, 10 000 held", groups(50, 10_000)),
+        ("aggregate", WINDOWS.replace("PRIVACY\n", "")),
+        ("aggregate, privacy", WINDOWS.replace("PRIVACY", PRIVACY)),
+    ] {
+        let (run, _) = run(&plan(&view, &keys), &all, &key, false);
+        let rate = EVENTS as f64 / run.seconds;
+        first = if first == 0.0 { rate } else { first };
+        println!(
+            "{name:>34} {rate:10.0} {:7.2} {:10} {:10} {:9} {:9.0}",
+            rate / first,
+            run.published,
+            run.suppressed,
+            run.entries,
+            run.entry_bytes as f64 / EVENTS as f64
+        );
+    }
+    drop(all);
+
+    // Nobody is alike: all of them wait.
+    let view = groups(100_000, HELD + 1);
+    let plan = plan(&view, &keys);
+    let all: Vec<String> = events(HELD);
+    let before = resident_mib();
+    let (run, holding) = run(&plan, &all, &key, true);
+    let log_mib = run
+        .log
+        .iter()
+        .map(|one| one.key().len() + one.value().map_or(0, <[u8]>::len) + 48)
+        .sum::<usize>() as f64
+        / 1_048_576.0;
+    let holding = holding.unwrap();
+    let (held, bytes) = (holding.held(), holding.bytes());
+    let memory = resident_mib() - before - log_mib;
+    println!(
+        "\n{held} rows held of {:.0} bytes each: {:.0} bytes of memory each, {:.0} in the changelog; {:.0} events/s",
+        bytes as f64 / held as f64,
+        memory * 1_048_576.0 / held as f64,
+        run.entry_bytes as f64 / held as f64,
+        HELD as f64 / run.seconds
+    );
+    drop((holding, all));
+    let start = Instant::now();
+    let mut restore = Restore::new(vec![origin()], &keys);
+    for entry in &run.log {
+        restore.take(entry.key(), entry.value()).unwrap();
+    }
+    let read = start.elapsed().as_secs_f64();
+    let restored = restore.finish(|_| vec![plan.views[0].holds.as_ref().unwrap()]).unwrap();
+    let whole = start.elapsed().as_secs_f64();
+    assert_eq!(restored[0].holdings[0].held(), held);
+    println!(
+        "restored in {whole:.1} s: {read:.1} s to open {} entries, {:.1} s to index them",
+        run.log.len(),
+        whole - read
+    );
+}
