@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use veilstream::crypto::ciphertext::{Algorithm, SealKey};
 use veilstream::crypto::{KeySource, Purpose};
-use veilstream::hold::{Entry, Fate, Holding, Origin, Restore};
+use veilstream::hold::{Entry, Fate, Holding, Origin, Restore, Room, RowsError};
 use veilstream::keys::Keyset;
 use veilstream::policy::{Plan, Policy};
 use veilstream::rewrite::Rewriter;
@@ -133,7 +133,7 @@ fn run(
 ) -> (Run, Option<Holding>) {
     let mut rewriter = Rewriter::new(Arc::clone(plan));
     let holds = plan.views[0].holds.as_ref();
-    let mut holding = holds.map(|plan| Holding::new(plan, &origin()).unwrap());
+    let mut holding = holds.map(|plan| Holding::new(plan, &origin(), &Room::default()).unwrap());
     let mut run = Run::default();
     let start = Instant::now();
     for (number, batch) in events.chunks(BATCH).enumerate() {
@@ -143,7 +143,7 @@ fn run(
             let out = rewriter.rewrite(&raw).unwrap();
             run.published += out.records(0).count();
             if let (Some(holding), Some((_, arrival))) = (&mut holding, out.held(0)) {
-                holding.arrive(arrival, now);
+                holding.arrive(arrival, now).unwrap();
             }
         }
         let Some(holding) = &mut holding else { continue };
@@ -158,10 +158,10 @@ fn run(
                     Fate::Suppressed => *suppressed += 1,
                     Fate::Window(..) => {}
                 }
-                Ok::<(), ()>(())
+                Ok::<(), RowsError>(())
             })
             .unwrap();
-        let entries = holding.entries(key);
+        let entries = holding.entries(key).unwrap();
         run.entries += entries.len();
         run.entry_bytes += entries
             .iter()
@@ -241,7 +241,7 @@ fn main() {
     );
     drop((holding, all));
     let start = Instant::now();
-    let mut restore = Restore::new(vec![origin()], &keys);
+    let mut restore = Restore::new(vec![origin()], &keys, Room::default());
     for entry in &run.log {
         restore.take(entry.key(), entry.value()).unwrap();
     }

@@ -263,24 +263,18 @@ impl<'t> File<'t> {
         };
         match self.levels.get(field).and_then(|level| level.groups.get(index)) {
             Some(first) if field == 0 => {
-                let found = format!("the value `{text}` again");
+                let found = "a value again";
                 let expected =
                     format!("each value once; it is on line {}", self.line_of(first.start));
                 Err(self.mistake(start, field, found, expected))
             }
             Some(first) if first.parent != parent => {
-                let found = format!("group `{text}` under `{}`", self.name(field + 1, parent));
-                let known = self.name(field + 1, first.parent);
-                let expected = format!("under `{known}`, as on line {}", self.line_of(first.start));
+                let found = "a group under another one than before";
+                let expected = format!("the one of line {}", self.line_of(first.start));
                 Err(self.mistake(start, field, found, expected))
             }
             _ => Ok(index),
         }
-    }
-
-    fn name(&self, level: usize, index: usize) -> &str {
-        let group = self.levels.get(level).and_then(|level| level.groups.get(index));
-        group.map_or("", |group| &group.text)
     }
 
     /// Where the record that the reader comes to begins: it stands before what is left of a line's end.
@@ -469,11 +463,11 @@ mod tests {
         assert_eq!(mistake("a;g\nb;g;*\n"), owned(2, 5, "3 fields", "2, as in the lines before"));
         assert_eq!(
             mistake("a;g;*\n\nb;g;*\na;g;*"),
-            owned(4, 1, "the value `a` again", "each value once; it is on line 1")
+            owned(4, 1, "a value again", "each value once; it is on line 1")
         );
         assert_eq!(
             mistake("a;Asia;*\r\nb;Europe;*\r\nc;Asia;World"),
-            owned(3, 3, "group `Asia` under `World`", "under `*`, as on line 1")
+            owned(3, 3, "a group under another one than before", "the one of line 1")
         );
         assert_eq!(mistake("a;g;*\nb;;*"), owned(2, 3, "an empty field", "the name of a group"));
         assert_eq!(mistake("\n\n"), owned(1, 1, "an empty file", "one line for each value"));

@@ -68,7 +68,9 @@ fn scene_on(broker: Arc<Broker>, name: &str, within: &str, partitions: i32) -> S
     let policy = PATIENTS.replace("WITHIN", within);
     let settings = [("state", "cleanup.policy", "compact")];
     let mut scene = Scene::new_with(broker, name, &policy, &topics, &settings);
-    scene.site.extra = format!("state: {{ topic: {} }}", scene.topic("state"));
+    // Every row in a file.
+    scene.site.extra =
+        format!("state: {{ topic: {}, folder: ., memory_bytes: 1 }}", scene.topic("state"));
     fs::write(scene.site.path("cities.csv"), CITIES).unwrap();
     scene
 }

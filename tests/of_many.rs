@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use veilstream::crypto::ciphertext::{Algorithm, SealKey};
 use veilstream::crypto::{KeySource, Purpose, SubjectKeys};
-use veilstream::hold::{Entry, Fate, Holding, Origin, Restore, RestoreError};
+use veilstream::hold::{Entry, Fate, Holding, Origin, Restore, RestoreError, Room, RowsError};
 use veilstream::keys::Keyset;
 use veilstream::policy::{Plan, Policy};
 use veilstream::rewrite::{Disposition, Failure, RawRecord, Reason, Rewriter};
@@ -73,7 +73,10 @@ impl Bench {
     fn new(policy: &str, format: &str) -> Bench {
         let plan = plan(policy, format, &Keyset::generate());
         let holds = plan.views.iter().find_map(|view| view.holds.as_ref()).unwrap();
-        Bench { holding: Holding::new(holds, &origin()).unwrap(), rewriter: Rewriter::new(plan) }
+        Bench {
+            holding: Holding::new(holds, &origin(), &Room::default()).unwrap(),
+            rewriter: Rewriter::new(plan),
+        }
     }
 
     fn take(&mut self, value: &str) -> Result<Vec<Disposition>, Failure> {
@@ -91,7 +94,7 @@ impl Bench {
         let out = rewriter.rewrite(&raw)?;
         for view in 0..out.dispositions().len() {
             if let Some((_, arrival)) = out.held(view) {
-                holding.arrive(arrival, 0);
+                holding.arrive(arrival, 0).unwrap();
             }
         }
         Ok(out.dispositions().to_vec())
@@ -115,7 +118,7 @@ fn settled(holding: &mut Holding) -> (Vec<String>, usize) {
                 Fate::Suppressed => suppressed += 1,
                 Fate::Window(..) => {}
             }
-            Ok::<(), ()>(())
+            Ok::<(), RowsError>(())
         })
         .unwrap();
     (rows, suppressed)
@@ -139,7 +142,8 @@ fn the_row_after_the_change_is_what_is_held_in_whatever_envelope() {
     let wrapped = |row: &Value| {
         json!({"schema": null, "payload": {"op": "u", "before": other, "after": row}}).to_string()
     };
-    let cases: [(&str, &dyn Fn(&Value) -> String); 5] = [
+    type Event<'e> = &'e dyn Fn(&Value) -> String;
+    let cases: [(&str, Event); 5] = [
         ("json", &|row| row.to_string()),
         ("debezium", &|row| debezium("c", None, Some(row))),
         ("debezium", &|row| debezium("u", Some(&other), Some(row))),
@@ -280,9 +284,12 @@ fn key(keys: &Keyset) -> Arc<SealKey> {
     Arc::new(SealKey::new(&keys.primary(Purpose::Quarantine).unwrap(), Algorithm::Aes256Gcm))
 }
 
+/// Key and value.
+type Logged = (Vec<u8>, Option<Vec<u8>>);
+
 /// What a compacted topic has in the end.
-fn compacted(log: &[Entry]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
-    let mut last: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+fn compacted(log: &[Entry]) -> Vec<Logged> {
+    let mut last: Vec<Logged> = Vec::new();
     for entry in log {
         let value = entry.value().map(<[u8]>::to_vec);
         match last.iter_mut().find(|(key, _)| key == entry.key()) {
@@ -299,8 +306,10 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
     let keys = Keyset::generate();
     let plan = plan(PATIENTS, "json", &keys);
     let holds = Arc::clone(plan.views[1].holds.as_ref().unwrap());
-    let mut bench =
-        Bench { holding: Holding::new(&holds, &origin()).unwrap(), rewriter: Rewriter::new(plan) };
+    let mut bench = Bench {
+        holding: Holding::new(&holds, &origin(), &Room::default()).unwrap(),
+        rewriter: Rewriter::new(plan),
+    };
     let key = key(&keys);
     let mut log = Vec::new();
     for who in 0..40 {
@@ -315,12 +324,12 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
             settled(&mut bench.holding);
         }
         if who % 3 == 0 {
-            log.extend(bench.holding.entries(&key));
+            log.extend(bench.holding.entries(&key).unwrap());
         }
     }
     settled(&mut bench.holding);
-    log.extend(bench.holding.entries(&key));
-    assert!(bench.holding.entries(&key).is_empty(), "nothing has changed");
+    log.extend(bench.holding.entries(&key).unwrap());
+    assert!(bench.holding.entries(&key).unwrap().is_empty(), "nothing has changed");
     for entry in &log {
         for part in [Some(entry.key()), entry.value()].into_iter().flatten() {
             let text = String::from_utf8_lossy(part);
@@ -328,8 +337,8 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
         }
     }
     let entries = compacted(&log);
-    let read = |entries: &[(Vec<u8>, Option<Vec<u8>>)]| {
-        let mut restore = Restore::new(vec![origin()], &keys);
+    let read = |entries: &[Logged]| {
+        let mut restore = Restore::new(vec![origin()], &keys, Room::default());
         for (key, value) in entries {
             restore.take(key, value.as_deref())?;
         }
@@ -348,7 +357,7 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
     log.extend(bench.holding.end());
     assert!(compacted(&log).is_empty(), "all of it can be taken out");
 
-    let fails = |change: &dyn Fn(&mut Vec<(Vec<u8>, Option<Vec<u8>>)>)| {
+    let fails = |change: &dyn Fn(&mut Vec<Logged>)| {
         let mut changed = entries.clone();
         change(&mut changed);
         read(&changed).err()
@@ -364,12 +373,12 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
     let summary = entries.iter().position(|(key, _)| key.ends_with(b"/s")).unwrap();
     assert!(matches!(fails(&|all| drop(all.remove(summary))), Some(RestoreError::NotWhole(_))));
     let foreign = Keyset::generate();
-    let mut restore = Restore::new(vec![origin()], &foreign);
+    let mut restore = Restore::new(vec![origin()], &foreign, Room::default());
     let (key, value) = &entries[0];
     assert!(matches!(restore.take(key, value.as_deref()), Err(RestoreError::Key(_))));
     // What belongs to others, or is nothing of ours, is passed.
     let elsewhere = Origin { partition: 4, ..origin() };
-    let mut restore = Restore::new(vec![elsewhere], &foreign);
+    let mut restore = Restore::new(vec![elsewhere], &foreign, Room::default());
     for (key, value) in &entries {
         restore.take(key, value.as_deref()).unwrap();
     }

@@ -129,8 +129,8 @@ fn filter(
                 for value in out.records(0).filter_map(|record| record.value()) {
                     write_line(&mut output, value)?;
                 }
-                many.take(&out);
-                many.published(0, false, |value| write_line(&mut output, value))?;
+                many.take(&out)?;
+                many.published(0, false, |value| anyhow::Ok(write_line(&mut output, value)?))?;
             }
             Err(failure) => match &mut quarantine {
                 None => {
@@ -155,7 +155,7 @@ fn filter(
             },
         }
     }
-    let outcome = many.published(0, true, |value| write_line(&mut output, value))?;
+    let outcome = many.published(0, true, |value| anyhow::Ok(write_line(&mut output, value)?))?;
     output.flush()?;
     progress.finish_and_clear();
     if let Some(Outcome { suppressed: suppressed @ 1.., .. }) = outcome {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::hold::{Fate, Holding, Origin, Unfit};
+use crate::hold::{Fate, Holding, Origin, Room, RowsError, Unfit};
 use crate::policy::Plan;
 use crate::rewrite::Rewritten;
 
@@ -23,23 +23,28 @@ impl Many {
     pub fn new(plan: &Arc<Plan>, now_ms: i64) -> Result<Many, Unfit> {
         let origin = Origin { group: String::new(), topic: String::new(), partition: 0 };
         let view = |view: &crate::policy::ViewPlan| {
-            let holding = view.holds.as_ref().map(|plan| Holding::new(plan, &origin)).transpose();
+            let holding = view
+                .holds
+                .as_ref()
+                .map(|plan| Holding::new(plan, &origin, &Room::default()))
+                .transpose();
             holding.map(|holding| holding.map(|holding| (holding, Outcome::default())))
         };
         Ok(Many { views: plan.views.iter().map(view).collect::<Result<_, _>>()?, now_ms })
     }
 
     /// Takes what the views hold of an event.
-    pub fn take(&mut self, out: &Rewritten<'_>) {
+    pub fn take(&mut self, out: &Rewritten<'_>) -> Result<(), RowsError> {
         for (number, view) in self.views.iter_mut().enumerate() {
             if let (Some((holding, _)), Some((_, arrival))) = (view, out.held(number)) {
-                holding.arrive(arrival, self.now_ms);
+                holding.arrive(arrival, self.now_ms)?;
             }
         }
+        Ok(())
     }
 
     /// Gives what a view publishes by now; with `all`, as if nothing more came.
-    pub fn published<E>(
+    pub fn published<E: From<RowsError>>(
         &mut self,
         view: usize,
         all: bool,

@@ -51,7 +51,7 @@ impl Preview {
             let record = rewriter.event(event.as_bytes(), now_ms);
             match rewriter.rewrite(&record) {
                 Ok(treated) => {
-                    many.take(&treated);
+                    many.take(&treated).map_err(anyhow::Error::from)?;
                     let columns: Vec<Column> = (0..plan.views.len())
                         .map(|view| {
                             let value =
@@ -73,9 +73,9 @@ impl Preview {
             let mut rows = Vec::new();
             let outcome = many.published(number, true, |value| {
                 rows.push(String::from_utf8_lossy(value).into_owned());
-                Ok::<(), std::convert::Infallible>(())
+                anyhow::Ok(())
             });
-            let Ok(Some(outcome)) = outcome else { continue };
+            let Some(outcome) = outcome? else { continue };
             writeln!(out, "view {}, were these all events:", view.name)?;
             for row in rows {
                 writeln!(out, "  {}", printable(&row))?;

@@ -81,6 +81,10 @@ impl Risk {
         // Also where the reader has seen enough of the table.
         match (figures.k, self.fail_below) {
             (Some(k), Some(least)) if k < least => Err(anyhow!("k is {k}, below {least}").into()),
+            (None, Some(_)) => Err(anyhow!(
+                "there is no k: no row is left that says anything of its quasi-identifiers"
+            )
+            .into()),
             _ => Ok(printed?),
         }
     }

@@ -420,6 +420,18 @@ pub enum Oversize {
 pub struct State {
     /// The compacted topic in which rows wait, sealed, until enough people are alike. Deployments may share it.
     pub topic: String,
+    /// Where files are made for rows that do not fit into memory; they are encrypted, and gone with the process. Without
+    /// it all rows stay in memory, whatever they take.
+    #[serde(default)]
+    pub folder: Option<PathBuf>,
+    /// How many bytes of rows stay in memory, of each view and partition.
+    #[serde(default = "default_memory")]
+    #[schemars(extend("x-unit" = "bytes"))]
+    pub memory_bytes: NonZeroUsize,
+}
+
+fn default_memory() -> NonZeroUsize {
+    at_least_one(64 << 20)
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use super::Fate;
 use super::entry::{Entry, Kind, seal};
+use super::rows::{Rows, RowsError};
 use crate::crypto::ciphertext::SealKey;
 use crate::group::{Group, Outcome, Record, SensitiveValue, State, Stream, Subject, Unfit, Value};
 use crate::policy::Anonymize;
@@ -14,9 +13,7 @@ use crate::rewrite::HeldRow;
 pub(super) struct Groups {
     rule: Arc<Anonymize>,
     stream: Stream,
-    rows: FxHashMap<u64, HeldRow>,
-    /// Bytes of the rows.
-    bytes: usize,
+    rows: Rows,
     next_id: u64,
     /// Records with smaller numbers have been written to the changelog.
     written: u64,
@@ -26,24 +23,24 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn new(rule: &Arc<Anonymize>) -> Result<Groups, Unfit> {
-        Ok(Groups::with(rule, Stream::new(rule.settings.clone())?, FxHashMap::default()))
+    pub(super) fn new(rule: &Arc<Anonymize>, rows: Rows) -> Result<Groups, Unfit> {
+        Ok(Groups::with(rule, Stream::new(rule.settings.clone())?, rows))
     }
 
+    /// The rows are those of the state.
     pub(super) fn restore(
         rule: &Arc<Anonymize>,
         state: State,
-        rows: FxHashMap<u64, HeldRow>,
+        rows: Rows,
     ) -> Result<Groups, Unfit> {
         Ok(Groups::with(rule, Stream::restore(rule.settings.clone(), state)?, rows))
     }
 
-    fn with(rule: &Arc<Anonymize>, mut stream: Stream, rows: FxHashMap<u64, HeldRow>) -> Groups {
+    fn with(rule: &Arc<Anonymize>, mut stream: Stream, rows: Rows) -> Groups {
         stream.note_changes();
         Groups {
             rule: Arc::clone(rule),
-            bytes: rows.values().map(HeldRow::size).sum(),
-            next_id: rows.keys().max().map_or(0, |id| id + 1),
+            next_id: rows.next_id(),
             written: stream.next_record(),
             stream,
             rows,
@@ -57,17 +54,17 @@ impl Groups {
         row: HeldRow,
         (subject, values, sensitive): (Subject, Vec<Value>, Vec<SensitiveValue>),
         now_ms: i64,
-    ) {
+    ) -> Result<(), RowsError> {
         let id = self.next_id;
         self.next_id += 1;
-        self.bytes += row.size();
-        self.rows.insert(id, row);
+        self.rows.insert(id, row.to_bytes())?;
         let record = Record { id, subject, values, sensitive };
         if self.stream.add(record, now_ms, &mut self.outcomes).is_err() {
             // The rewrite took no value that is not of its domain: this is a defect, and costs the row.
-            self.remove(id);
+            self.rows.remove(id)?;
             self.refused += 1;
         }
+        Ok(())
     }
 
     pub(super) fn tick(&mut self, now_ms: i64) {
@@ -87,16 +84,14 @@ impl Groups {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.rows.bytes()
     }
 
-    fn remove(&mut self, id: u64) -> Option<HeldRow> {
-        let row = self.rows.remove(&id)?;
-        self.bytes -= row.size();
-        Some(row)
+    fn remove(&mut self, id: u64) -> Result<Option<HeldRow>, RowsError> {
+        Ok(self.rows.remove(id)?.as_deref().and_then(HeldRow::from_bytes))
     }
 
-    pub(super) fn settle<E>(
+    pub(super) fn settle<E: From<RowsError>>(
         &mut self,
         buffer: &mut Vec<u8>,
         mut each: impl FnMut(Fate<'_>) -> Result<(), E>,
@@ -107,14 +102,14 @@ impl Groups {
         for outcome in std::mem::take(&mut self.outcomes) {
             match outcome {
                 Outcome::Released { id, group, .. } => {
-                    let Some(row) = self.remove(id) else { continue };
+                    let Some(row) = self.remove(id)? else { continue };
                     let loss = self.stream.space().loss(&group.area);
                     let Group { subjects, ref distinct, .. } = *group;
                     let record = row.release(&self.rule.quasi_identifiers, &group, buffer);
                     each(Fate::Released { record, subjects, loss, distinct })?;
                 }
                 Outcome::Suppressed { id } => {
-                    if self.remove(id).is_some() {
+                    if self.remove(id)?.is_some() {
                         each(Fate::Suppressed)?;
                     }
                 }
@@ -123,7 +118,11 @@ impl Groups {
         Ok(())
     }
 
-    pub(super) fn entries(&mut self, place: &str, key: &Arc<SealKey>) -> Vec<Entry> {
+    pub(super) fn entries(
+        &mut self,
+        place: &str,
+        key: &Arc<SealKey>,
+    ) -> Result<Vec<Entry>, RowsError> {
         let changes = self.stream.take_changes();
         let written = std::mem::replace(&mut self.written, changes.summary.next_record);
         let mut entries = Vec::new();
@@ -133,7 +132,8 @@ impl Groups {
                 None if number >= written => continue,
                 None => None,
                 Some(held) => {
-                    let Some(row) = self.rows.get(&held.id) else { continue };
+                    let row = self.rows.get(held.id)?;
+                    let Some(row) = row.as_deref().and_then(HeldRow::from_bytes) else { continue };
                     Some((row, postcard::to_allocvec(held).unwrap_or_default()))
                 }
             };
@@ -154,7 +154,7 @@ impl Groups {
         entries.push(Entry::new(place, Kind::Groups, |place| {
             Some(seal(key, place, &changes.summary))
         }));
-        entries
+        Ok(entries)
     }
 
     /// What the changelog may have.

@@ -7,19 +7,23 @@
 mod entry;
 mod groups;
 mod restore;
+mod rows;
 mod windows;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use entry::Entry;
 pub use restore::{Orphan, Restore, RestoreError, Restored, Unfit};
+pub use rows::RowsError;
 
 use crate::aggregate::{Counters, State};
 use crate::crypto::ciphertext::SealKey;
 use crate::policy::{HoldPlan, Rule};
 use crate::rewrite::{Arrival, Sanitized};
 use groups::Groups;
+use rows::Rows;
 use windows::Windows;
 
 /// Where rows come from: the consumer group, the source topic, and the partition of it.
@@ -36,6 +40,20 @@ impl Origin {
         let Origin { group, topic, partition } = self;
         let HoldPlan { policy, view, fingerprint, .. } = plan;
         format!("{group}/{topic}/{partition}/{policy}/{view}/{fingerprint}")
+    }
+}
+
+/// Where rows wait: so many bytes of them in memory, of each view and partition, and what is more in a file in a folder,
+/// where one is named.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    pub memory: usize,
+    pub folder: Option<PathBuf>,
+}
+
+impl Room {
+    fn rows(&self) -> Rows {
+        Rows::new(self.memory, self.folder.clone())
     }
 }
 
@@ -101,9 +119,9 @@ enum Method {
 }
 
 impl Holding {
-    pub fn new(plan: &Arc<HoldPlan>, origin: &Origin) -> Result<Holding, Unfit> {
+    pub fn new(plan: &Arc<HoldPlan>, origin: &Origin, room: &Room) -> Result<Holding, Unfit> {
         let method = match &plan.rule {
-            Rule::Groups(rule) => Method::Groups(Box::new(Groups::new(rule)?)),
+            Rule::Groups(rule) => Method::Groups(Box::new(Groups::new(rule, room.rows())?)),
             Rule::Windows(rule) => Method::Windows(Box::new(Windows::new(rule)?)),
         };
         Ok(Holding::with(plan, origin.place(plan), method))
@@ -114,28 +132,34 @@ impl Holding {
     }
 
     /// What goes on under other rules of the same view: of windows, how far time is, and what is spent of the budget.
-    pub fn successor(&self, plan: &Arc<HoldPlan>, origin: &Origin) -> Result<Holding, Unfit> {
+    pub fn successor(
+        &self,
+        plan: &Arc<HoldPlan>,
+        origin: &Origin,
+        room: &Room,
+    ) -> Result<Holding, Unfit> {
         match (&self.method, &plan.rule) {
             (Method::Windows(windows), Rule::Windows(rule)) => {
                 let state = State { summary: windows.summary(), ..State::default() };
                 let method = Method::Windows(Box::new(Windows::restore(rule, state)?));
                 Ok(Holding { touched: true, ..Holding::with(plan, origin.place(plan), method) })
             }
-            _ => Holding::new(plan, origin),
+            _ => Holding::new(plan, origin, room),
         }
     }
 
     /// Takes what comes, at a time in milliseconds since the epoch.
-    pub fn arrive(&mut self, arrival: Arrival, now_ms: i64) {
+    pub fn arrive(&mut self, arrival: Arrival, now_ms: i64) -> Result<(), RowsError> {
         self.touched = true;
         match (&mut self.method, arrival) {
             (Method::Groups(groups), Arrival::Row { row, subject, values, sensitive }) => {
-                groups.arrive(row, (subject, values, sensitive), now_ms);
+                groups.arrive(row, (subject, values, sensitive), now_ms)?;
             }
             (Method::Windows(windows), Arrival::Record(record)) => windows.arrive(record, now_ms),
             // Arrivals are made by the same rule.
             _ => {}
         }
+        Ok(())
     }
 
     /// Lets go what is due.
@@ -211,7 +235,10 @@ impl Holding {
     }
 
     /// What has become of what was held since the last call.
-    pub fn settle<E>(&mut self, each: impl FnMut(Fate<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub fn settle<E: From<RowsError>>(
+        &mut self,
+        each: impl FnMut(Fate<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         match &mut self.method {
             Method::Groups(groups) => groups.settle(&mut self.buffer, each),
             Method::Windows(windows) => windows.settle(&self.plan, &mut self.buffer, each),
@@ -219,11 +246,11 @@ impl Holding {
     }
 
     /// What the changelog has to be told since the last call.
-    pub fn entries(&mut self, key: &Arc<SealKey>) -> Vec<Entry> {
+    pub fn entries(&mut self, key: &Arc<SealKey>) -> Result<Vec<Entry>, RowsError> {
         match (std::mem::take(&mut self.touched), &mut self.method) {
-            (false, _) => Vec::new(),
+            (false, _) => Ok(Vec::new()),
             (true, Method::Groups(groups)) => groups.entries(&self.place, key),
-            (true, Method::Windows(windows)) => windows.entries(&self.place, key),
+            (true, Method::Windows(windows)) => Ok(windows.entries(&self.place, key)),
         }
     }
 

@@ -7,8 +7,9 @@ use rustc_hash::FxHashMap;
 
 use super::entry::{self, Entry, Kind};
 use super::groups::Groups;
+use super::rows::{Rows, RowsError};
 use super::windows::Windows;
-use super::{Holding, Method, Origin};
+use super::{Holding, Method, Origin, Room};
 use crate::aggregate;
 use crate::crypto::ciphertext::{self, Algorithm, SealKey};
 use crate::crypto::{KeyError, KeyId, KeySource};
@@ -32,6 +33,8 @@ pub enum RestoreError {
     NotWhole(String),
     #[error("{0}")]
     Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Rows(#[from] RowsError),
 }
 
 /// Why a view's rule cannot be worked by. The policy's parser has found it out before.
@@ -44,10 +47,10 @@ pub enum Unfit {
 }
 
 /// What is read of one view and partition.
-#[derive(Default)]
 struct Part {
     summary: Option<Summary>,
-    held: FxHashMap<u64, (Held, HeldRow)>,
+    held: FxHashMap<u64, Held>,
+    rows: Rows,
     groups: FxHashMap<u64, KnownGroup>,
     subjects: FxHashMap<Subject, KnownSubject>,
     windows: Option<aggregate::Summary>,
@@ -60,6 +63,7 @@ pub struct Restore<'k> {
     keys: &'k dyn KeySource,
     opened: HashMap<(KeyId, u32), SealKey>,
     origins: Vec<Origin>,
+    room: Room,
     /// By place.
     parts: HashMap<String, (usize, Part)>,
     /// Entries that were of them.
@@ -90,8 +94,8 @@ pub struct Restored {
 }
 
 impl<'k> Restore<'k> {
-    pub fn new(origins: Vec<Origin>, keys: &'k dyn KeySource) -> Restore<'k> {
-        Restore { keys, opened: HashMap::new(), origins, parts: HashMap::new(), entries: 0 }
+    pub fn new(origins: Vec<Origin>, keys: &'k dyn KeySource, room: Room) -> Restore<'k> {
+        Restore { keys, opened: HashMap::new(), origins, room, parts: HashMap::new(), entries: 0 }
     }
 
     /// The next entry of the changelog; those of others are passed.
@@ -101,13 +105,12 @@ impl<'k> Restore<'k> {
         let Some(kind) = Kind::parse(kind) else { return Ok(()) };
         if !self.parts.contains_key(place) {
             let Some(origin) = self.origin(place) else { return Ok(()) };
-            self.parts.insert(place.to_owned(), (origin, Part::default()));
+            self.parts.insert(place.to_owned(), (origin, Part::new(self.room.rows())));
         }
         self.entries += 1;
         let Some((_, part)) = self.parts.get_mut(place) else { return Ok(()) };
         let Some(value) = value else {
-            part.forget(kind);
-            return Ok(());
+            return Ok(part.forget(kind)?);
         };
         let wrong = || RestoreError::DoesNotOpen(key.to_owned());
         let label = ciphertext::label(value).map_err(|_| wrong())?;
@@ -119,7 +122,7 @@ impl<'k> Restore<'k> {
                 vacant.insert(SealKey::new(&key, Algorithm::Aes256Gcm))
             }
         };
-        part.take(kind, seal_key, key, value).ok_or_else(wrong)
+        part.take(kind, seal_key, key, value)?.ok_or_else(wrong)
     }
 
     /// Which of the origins a place is of.
@@ -190,6 +193,19 @@ impl Orphan {
 }
 
 impl Part {
+    fn new(rows: Rows) -> Part {
+        Part {
+            summary: None,
+            held: FxHashMap::default(),
+            rows,
+            groups: FxHashMap::default(),
+            subjects: FxHashMap::default(),
+            windows: None,
+            window_groups: FxHashMap::default(),
+            window_subjects: FxHashMap::default(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.kinds().is_empty()
     }
@@ -213,26 +229,43 @@ impl Part {
             .collect()
     }
 
-    fn forget(&mut self, kind: Kind) {
+    fn forget(&mut self, kind: Kind) -> Result<(), RowsError> {
         match kind {
             Kind::Groups => self.summary = None,
-            Kind::Held(number) => drop(self.held.remove(&number)),
+            Kind::Held(number) => {
+                if let Some(held) = self.held.remove(&number) {
+                    self.rows.remove(held.id)?;
+                }
+            }
             Kind::Group(id) => drop(self.groups.remove(&id)),
             Kind::Subject(subject) => drop(self.subjects.remove(&subject)),
             Kind::Windows => self.windows = None,
             Kind::WindowGroup(at, number) => drop(self.window_groups.remove(&(at, number))),
             Kind::WindowSubject(at, subject) => drop(self.window_subjects.remove(&(at, subject))),
         }
+        Ok(())
     }
 
     /// None where it does not open.
-    fn take(&mut self, kind: Kind, with: &SealKey, key: &str, value: &[u8]) -> Option<()> {
+    fn take(
+        &mut self,
+        kind: Kind,
+        with: &SealKey,
+        key: &str,
+        value: &[u8],
+    ) -> Result<Option<()>, RowsError> {
+        let Kind::Held(number) = kind else { return Ok(self.take_plain(kind, with, key, value)) };
+        let Some((row, beside)) = HeldRow::open(with, key, value) else { return Ok(None) };
+        let Ok(held) = postcard::from_bytes::<Held>(&beside) else { return Ok(None) };
+        self.rows.insert(held.id, row.to_bytes())?;
+        self.held.insert(number, held);
+        Ok(Some(()))
+    }
+
+    fn take_plain(&mut self, kind: Kind, with: &SealKey, key: &str, value: &[u8]) -> Option<()> {
         match kind {
             Kind::Groups => self.summary = Some(entry::open(with, key, value)?),
-            Kind::Held(number) => {
-                let (row, beside) = HeldRow::open(with, key, value)?;
-                self.held.insert(number, (postcard::from_bytes(&beside).ok()?, row));
-            }
+            Kind::Held(_) => return None,
             Kind::Group(id) => drop(self.groups.insert(id, entry::open(with, key, value)?)),
             Kind::Subject(subject) => {
                 self.subjects.insert(subject, entry::open(with, key, value)?);
@@ -252,16 +285,13 @@ impl Part {
         let method = match &plan.rule {
             Rule::Groups(rule) => {
                 let Some(summary) = self.summary else { return Err(RestoreError::NotWhole(place)) };
-                let (mut held, mut rows) =
-                    (Vec::with_capacity(self.held.len()), FxHashMap::default());
-                for (one, row) in self.held.into_values() {
-                    rows.insert(one.id, row);
-                    held.push(one);
-                }
+                let held = self.held.into_values().collect();
                 let groups = self.groups.into_values().collect();
                 let subjects = self.subjects.into_values().collect();
                 let state = group::State { summary, held, groups, subjects };
-                Method::Groups(Box::new(Groups::restore(rule, state, rows).map_err(Unfit::from)?))
+                Method::Groups(Box::new(
+                    Groups::restore(rule, state, self.rows).map_err(Unfit::from)?,
+                ))
             }
             Rule::Windows(rule) => {
                 let Some(summary) = self.windows else { return Err(RestoreError::NotWhole(place)) };

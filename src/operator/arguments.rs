@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use marked_yaml::Node;
 use marked_yaml::types::{MarkedScalarNode, Span};
@@ -214,7 +214,14 @@ impl<'a> Arguments<'a> {
 
     /// The text of a file beside the policy.
     pub fn file(&mut self, scalar: &MarkedScalarNode) -> Option<String> {
-        let path = self.around.folder.join(scalar.as_str());
+        let named = Path::new(scalar.as_str());
+        if !named.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        {
+            let found = format!("`{}`, which leaves the folder", scalar.as_str());
+            self.problem(scalar.span(), found, "a file beside the policy, or in a folder there");
+            return None;
+        }
+        let path = self.around.folder.join(named);
         match (self.around.read)(&path) {
             Ok(text) => {
                 self.around.opened.borrow_mut().push((path, text.clone()));

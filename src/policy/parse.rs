@@ -5,7 +5,8 @@ mod anonymize;
 mod roles;
 mod views;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path as FilePath, PathBuf};
 
 use marked_yaml::types::{MarkedMappingNode, MarkedScalarNode, Span};
@@ -24,12 +25,30 @@ pub type Read<'r> = &'r dyn Fn(&FilePath) -> std::io::Result<String>;
 impl Policy {
     /// Reads and checks the policy in `file`.
     pub fn load(file: &FilePath) -> Result<Policy, Diagnostics> {
-        Policy::load_with(file, &|path| std::fs::read_to_string(path))
+        Policy::load_with(file, &|path| {
+            let length = std::fs::metadata(path)?.len();
+            if length > MOST_BYTES {
+                return Err(std::io::Error::other(format!(
+                    "{length} bytes, more than {MOST_BYTES}"
+                )));
+            }
+            std::fs::read_to_string(path)
+        })
     }
 
     /// As [`Policy::load`], with files read by `read`.
     pub fn load_with(file: &FilePath, read: Read<'_>) -> Result<Policy, Diagnostics> {
-        let mut parser = Parser::new(file, read);
+        // One text of each file for all that names it, also where it is changed meanwhile.
+        let texts = RefCell::new(HashMap::<PathBuf, String>::new());
+        let once = |path: &FilePath| {
+            if let Some(text) = texts.borrow().get(path) {
+                return Ok(text.clone());
+            }
+            let text = read(path)?;
+            texts.borrow_mut().insert(path.to_owned(), text.clone());
+            Ok(text)
+        };
+        let mut parser = Parser::new(file, &once);
         let policy = parser.open(file, None).and_then(|node| parser.policy(file, &node));
         let (mut errors, warnings): (Vec<_>, Vec<_>) =
             parser.found.into_iter().partition(|remark| remark.severity == Severity::Error);
@@ -44,6 +63,9 @@ impl Policy {
         }
     }
 }
+
+/// The largest file that a policy is made of.
+const MOST_BYTES: u64 = 64 << 20;
 
 struct Parser<'r> {
     /// The file that problems are in just now.

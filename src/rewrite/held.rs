@@ -47,9 +47,18 @@ struct Sealed<'a> {
 }
 
 impl HeldRow {
-    /// Bytes of the row.
-    pub fn size(&self) -> usize {
-        self.text.len()
+    /// The row as bytes, for the store of rows of this process.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let Self { text, holes, label } = self;
+        let sealed = Sealed { beside: &[], text, holes: holes.to_vec(), label };
+        // Bytes and numbers: they always serialize.
+        postcard::to_allocvec(&sealed).unwrap_or_default()
+    }
+
+    /// Out of the store.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<HeldRow> {
+        let Sealed { text, holes, label, .. } = postcard::from_bytes(bytes).ok()?;
+        Some(HeldRow { text: text.into(), holes: holes.into(), label: label.into() })
     }
 
     /// The row with the values of its group, written to `out`.

@@ -1,6 +1,9 @@
 //! What a group says of somebody although they hide in it: l-diversity and t-closeness.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::read::{Cell, Kind};
@@ -44,8 +47,8 @@ pub(super) struct Values {
     /// The values as numbers, as long as all are.
     numbers: Option<Vec<f64>>,
     counts: FxHashMap<(usize, usize), u64>,
-    /// Group, subject and value; a subject counts once with each value.
-    seen: FxHashSet<(usize, usize, usize)>,
+    /// The last value of each subject in each group: a subject counts once, as where groups are made.
+    last: FxHashMap<(usize, usize), usize>,
 }
 
 impl Values {
@@ -55,7 +58,7 @@ impl Values {
             names: Interner::default(),
             numbers: Some(Vec::new()),
             counts: FxHashMap::default(),
-            seen: FxHashSet::default(),
+            last: FxHashMap::default(),
         }
     }
 
@@ -72,9 +75,16 @@ impl Values {
             // A string that looks like a number that was met before.
             self.numbers = None;
         }
-        if subject.is_none_or(|subject| self.seen.insert((group, subject, value))) {
-            *self.counts.entry((group, value)).or_default() += 1;
+        let before = subject.and_then(|subject| self.last.insert((group, subject), value));
+        if let Some(before) = before
+            && let Entry::Occupied(mut count) = self.counts.entry((group, before))
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
+        *self.counts.entry((group, value)).or_default() += 1;
     }
 
     pub fn figures(self, sizes: &[u64]) -> Sensitive {
@@ -147,7 +157,19 @@ impl Scale {
         counts: &FxHashMap<(usize, usize), u64>,
     ) -> Scale {
         let (distance, ranks) = match numbers {
-            Some(numbers) => (Distance::Ordered, ranks(numbers)),
+            // Those that nobody has in the end have no rank.
+            Some(numbers) => {
+                let counted: BTreeSet<usize> = counts.keys().map(|(_, value)| *value).collect();
+                let of = |value: &usize| numbers.get(*value).copied().unwrap_or_default();
+                let ranked = ranks(&counted.iter().map(of).collect::<Vec<_>>());
+                let mut all = vec![0; values];
+                for (value, rank) in counted.iter().zip(ranked) {
+                    if let Some(place) = all.get_mut(*value) {
+                        *place = rank;
+                    }
+                }
+                (Distance::Ordered, all)
+            }
             None => (Distance::Equal, (0..values).collect()),
         };
         let mut of_rank = vec![0; ranks.iter().max().map_or(0, |last| last + 1)];

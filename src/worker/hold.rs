@@ -9,7 +9,7 @@ use prometheus::IntGauge;
 use super::lane::{Lane, LaneError};
 use super::topics::Topics;
 use crate::crypto::KeySource;
-use crate::hold::{Holding, Origin, Orphan, Restore, RestoreError, Restored};
+use crate::hold::{Holding, Origin, Orphan, Restore, RestoreError, Restored, Room};
 use crate::kafka::{ClientSettings, Positions, Reader, Rebalanced, Source};
 use crate::plans::Plans;
 use crate::policy::HoldPlan;
@@ -158,7 +158,7 @@ impl Holdings {
                         |plan: &&&Arc<HoldPlan>| plan.policy == *policy && plan.view == *name;
                     if let Some(plan) = kept.iter().find(same).filter(|_| view.closing) {
                         let origin = origin(lane, topic, *number);
-                        let heir = view.holding.successor(plan, &origin);
+                        let heir = view.holding.successor(plan, &origin, &room(lane));
                         view.heir = Some(heir.map_err(RestoreError::from)?);
                     }
                 }
@@ -186,13 +186,14 @@ impl Holdings {
             Some(known) => one.views.get_mut(known),
             None => {
                 let origin = origin(lane, topic, partition);
-                let holding = Holding::new(plan, &origin).map_err(RestoreError::from)?;
+                let holding =
+                    Holding::new(plan, &origin, &room(lane)).map_err(RestoreError::from)?;
                 one.views.push(Held::new(holding, &lane.shared.metrics));
                 one.views.last_mut()
             }
         };
         if let Some(view) = view {
-            view.holding.arrive(arrival, now_ms);
+            view.holding.arrive(arrival, now_ms)?;
         }
         Ok(())
     }
@@ -252,7 +253,7 @@ impl Holdings {
         let origins = unknown.iter().map(|(topic, partition)| origin(lane, topic, *partition));
         let began = Instant::now();
         let keys: &dyn KeySource = plans.keys.as_ref();
-        let mut restore = Restore::new(origins.collect(), keys);
+        let mut restore = Restore::new(origins.collect(), keys, room(lane));
         let numbers: Vec<i32> = unknown.iter().map(|(_, partition)| *partition).collect();
         let mut reader = Reader::of_sources(settings, &state.topic, &numbers)?;
         let (all, mut failure, mut told) = (reader.left(), None, began);
@@ -315,6 +316,12 @@ impl Holdings {
 
 fn origin(lane: &Lane, topic: &str, partition: i32) -> Origin {
     Origin { group: lane.shared.config.kafka.group.clone(), topic: topic.to_owned(), partition }
+}
+
+fn room(lane: &Lane) -> Room {
+    let Some(state) = &lane.shared.config.state else { return Room::default() };
+    let folder = state.folder.as_ref().map(|folder| lane.shared.config.folder.join(folder));
+    Room { memory: state.memory_bytes.get(), folder }
 }
 
 /// Whether the state topic takes a row of so many bytes.

@@ -16,7 +16,7 @@ use super::transform::Transform;
 use crate::audit::{Auditor, Change};
 use crate::config::{Config, Delivery, GroupProtocol};
 use crate::crypto::KeyError;
-use crate::hold::RestoreError;
+use crate::hold::{RestoreError, RowsError};
 use crate::kafka::{
     ClientSettings, KafkaProblem, Rebalanced, Sink, SinkError, Source, SourceError, SourceRecord,
 };
@@ -129,6 +129,8 @@ pub enum LaneError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Rows(#[from] RowsError),
     #[error("the state topic cannot be read: {0}")]
     State(#[from] KafkaProblem),
     #[error("what is held of {0}/{1} is not known")]

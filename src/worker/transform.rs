@@ -276,10 +276,10 @@ impl<'l> Transform<'l> {
                     }
                     let mut entries = match held.is_closing() {
                         true => held.holding.end(),
-                        false => held.holding.entries(self.sealing.key()),
+                        false => held.holding.entries(self.sealing.key())?,
                     };
                     if let Some(heir) = &mut held.heir {
-                        entries.extend(heir.entries(self.sealing.key()));
+                        entries.extend(heir.entries(self.sealing.key())?);
                     }
                     for entry in entries {
                         self.sink.state(&state.topic, &entry, *number)?;

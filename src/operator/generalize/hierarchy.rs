@@ -72,6 +72,10 @@ mod tests {
         assert_wrong("generalize: { hierarchy: none.csv }", "a readable CSV file");
         assert_wrong("generalize: { hierarchy: ragged.csv }", "in ragged.csv:2:");
         assert_wrong("generalize: { hierarchy: [a] }", "one value for `hierarchy`");
+        for outside in ["/etc/passwd", "../words.csv", "a/../../words.csv"] {
+            let policy = format!("generalize: {{ hierarchy: {outside} }}");
+            assert_wrong(&policy, "a file beside the policy");
+        }
         assert_wrong("generalize: { map: { a: b }, level: 1 }", "it goes with `hierarchy`");
     }
 }
