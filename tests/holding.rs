@@ -278,6 +278,8 @@ fn kills_rebalances_and_restarts_neither_lose_nor_double_nor_shrink_a_group() {
     let broker = Arc::new(Broker::start_with("holding-ordeal", &sessions));
     let mut scene = scene_on(broker, "ordeal", "3s", 6);
     let raw = scene.topic("raw");
+    // What a killed worker left open holds up who restores what it held.
+    scene.site.kafka = "  transaction_timeout_ms: 15000".into();
     scene.site.extra += &format!(
         "\nbatch: {{ records: 300 }}\nlimits: {{ sources: {{ {raw}: {{ records_per_second: 2500 }} }} }}"
     );

@@ -19,7 +19,7 @@ use veilstream::crypto::ciphertext::{Algorithm, SealKey};
 use veilstream::crypto::{KeySource, Purpose, SubjectKeys};
 use veilstream::hold::{Entry, Fate, Holding, Origin, Restore, RestoreError, Room, RowsError};
 use veilstream::keys::Keyset;
-use veilstream::policy::{Plan, Policy};
+use veilstream::policy::{Plan, Policy, Rule};
 use veilstream::rewrite::{Disposition, Failure, RawRecord, Reason, Rewriter};
 
 const CITIES: &str = "Lyon;France;*\nParis;France;*\nBonn;Germany;*\nUlm;Germany;*\n";
@@ -94,7 +94,8 @@ impl Bench {
         let out = rewriter.rewrite(&raw)?;
         for view in 0..out.dispositions().len() {
             if let Some((_, arrival)) = out.held(view) {
-                holding.arrive(arrival, 0).unwrap();
+                let windows = matches!(holding.plan.rule, Rule::Windows(_));
+                holding.arrive(arrival, if windows { 1_767_225_600_000 } else { 0 }).unwrap();
             }
         }
         Ok(out.dispositions().to_vec())
@@ -258,8 +259,52 @@ fn a_row_whose_place_is_not_known_is_quarantined() {
     let mut left_out = row(1, "Lyon", 30, "flu");
     left_out["age"] = json!("__debezium_unavailable_value");
     let failure = bench.take(&debezium("u", None, Some(&left_out))).unwrap_err();
-    assert_eq!(failure.reason, Reason::GroupField);
+    assert_eq!(failure.reason, Reason::Unavailable);
     assert_eq!(bench.holding.held(), 0);
+}
+
+#[test]
+fn a_policy_may_have_no_other_views() {
+    let mut alone = PATIENTS.to_owned();
+    let (from, to) = (alone.find("  changes:").unwrap(), alone.find("  research:").unwrap());
+    alone.replace_range(from..to, "");
+    let mut bench = Bench::new(&alone, "debezium");
+    let fates = bench.take(&debezium("c", None, Some(&row(1, "Lyon", 30, "flu")))).unwrap();
+    assert_eq!(fates, [Disposition::Held], "`where` reads what no view of changes has");
+    let child = bench.take(&debezium("c", None, Some(&row(1, "Lyon", 3, "flu")))).unwrap();
+    assert!(matches!(child[0], Disposition::Filtered(_)));
+}
+
+const COUNTS: &str = "
+policy: patients
+version: 1
+source: { topic: raw, format: FORMAT }
+subject: who
+fields: { who: identifier, city: place, age: age }
+views:
+  counts:
+    topic: counts
+    aggregate: { window: 1h, by: city, least: 1, figures: { rows: count, people: subjects } }
+    default: drop
+    classes: { place: keep }
+";
+
+#[test]
+fn figures_may_be_of_nothing_but_rows() {
+    let mut bench = Bench::new(COUNTS, "debezium");
+    let visit = |who: u64, city: &str| json!({"who": who, "city": city, "age": 30});
+    for (who, city) in [(1, "Lyon"), (1, "Lyon"), (2, "Lyon"), (3, "Bonn")] {
+        let event = debezium("c", None, Some(&visit(who, city)));
+        assert_eq!(bench.take(&event).unwrap(), [Disposition::Held]);
+    }
+    let left_out = visit(4, "__debezium_unavailable_value");
+    let failure = bench.take(&debezium("u", None, Some(&left_out))).unwrap_err();
+    assert_eq!(failure.reason, Reason::Unavailable);
+    bench.holding.finish();
+    let (rows, _) = settled(&mut bench.holding);
+    let of = |number: usize| serde_json::from_str::<Value>(&rows[number]).unwrap();
+    assert_eq!((rows.len(), &of(0)["city"], &of(0)["rows"]), (2, &json!("Bonn"), &json!(1)));
+    assert_eq!((&of(1)["rows"], &of(1)["people"]), (&json!(3), &json!(2)));
 }
 
 #[test]
@@ -348,13 +393,13 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
     assert!(restored.orphans.is_empty());
     let mut again = restored.holdings.remove(0);
     assert_eq!(
-        (again.held(), again.bytes(), again.due(true)),
-        (bench.holding.held(), bench.holding.bytes(), bench.holding.due(true))
+        (again.held(), again.bytes(), again.due(None)),
+        (bench.holding.held(), bench.holding.bytes(), bench.holding.due(None))
     );
     assert!(again.held() > 0);
     again.flush();
     assert_eq!(settled(&mut again), bench.flush(), "it goes on as if nothing had happened");
-    log.extend(bench.holding.end());
+    log.extend(bench.holding.end(true));
     assert!(compacted(&log).is_empty(), "all of it can be taken out");
 
     let fails = |change: &dyn Fn(&mut Vec<Logged>)| {

@@ -18,7 +18,7 @@ pub use entry::Entry;
 pub use restore::{Orphan, Restore, RestoreError, Restored, Unfit};
 pub use rows::RowsError;
 
-use crate::aggregate::{Counters, State};
+use crate::aggregate::Counters;
 use crate::crypto::ciphertext::SealKey;
 use crate::policy::{HoldPlan, Rule};
 use crate::rewrite::{Arrival, Sanitized};
@@ -140,8 +140,7 @@ impl Holding {
     ) -> Result<Holding, Unfit> {
         match (&self.method, &plan.rule) {
             (Method::Windows(windows), Rule::Windows(rule)) => {
-                let state = State { summary: windows.summary(), ..State::default() };
-                let method = Method::Windows(Box::new(Windows::restore(rule, state)?));
+                let method = Method::Windows(Box::new(Windows::inherit(rule, windows.summary())?));
                 Ok(Holding { touched: true, ..Holding::with(plan, origin.place(plan), method) })
             }
             _ => Holding::new(plan, origin, room),
@@ -189,12 +188,12 @@ impl Holding {
         }
     }
 
-    /// When something is to be let go though nothing comes. Windows wait while there is something to be read, which would
-    /// come too late for them: `idle` says that there is not.
-    pub fn due(&self, idle: bool) -> Option<i64> {
+    /// When something is to be let go though nothing comes. Windows wait while there may be something to be read, which
+    /// would come too late for them: `quiet` is since when that has come without a break, if it does.
+    pub fn due(&self, quiet: Option<i64>) -> Option<i64> {
         match &self.method {
             Method::Groups(groups) => groups.due(),
-            Method::Windows(windows) => windows.due().filter(|_| idle),
+            Method::Windows(windows) => windows.due(quiet?),
         }
     }
 
@@ -254,11 +253,11 @@ impl Holding {
         }
     }
 
-    /// What takes all of it out of the changelog.
-    pub fn end(&mut self) -> Vec<Entry> {
+    /// What takes all of it out of the changelog; but for what is spent of a budget, where nobody goes on with that.
+    pub fn end(&mut self, is_inherited: bool) -> Vec<Entry> {
         let kinds = match &mut self.method {
             Method::Groups(groups) => groups.kinds(),
-            Method::Windows(windows) => windows.kinds(),
+            Method::Windows(windows) => windows.kinds(is_inherited),
         };
         let kinds: HashSet<_> = kinds.into_iter().collect();
         kinds.into_iter().map(|kind| Entry::new(&self.place, kind, |_| None)).collect()

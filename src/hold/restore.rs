@@ -161,23 +161,28 @@ impl<'k> Restore<'k> {
                 restored.holdings.push(part.holding(plan, place)?);
                 continue;
             }
-            let Some(orphan) = Orphan::new(place, &part) else { continue };
+            let Some(mut orphan) = Orphan::new(place, &part) else { continue };
             // What is spent of a budget stays spent.
             let heir =
                 plans.iter().find(|plan| plan.view == orphan.view && plan.policy == orphan.policy);
+            let heir = heir.filter(|plan| matches!(plan.rule, Rule::Windows(_)));
+            if heir.is_none() && part.windows.is_some_and(|summary| summary.spent.is_some()) {
+                orphan.kinds.retain(|kind| *kind != Kind::Windows);
+            }
             if let (Some(plan), Some(summary)) = (heir, part.windows)
                 && let Rule::Windows(rule) = &plan.rule
                 && !restored.holdings.iter().any(|known| known.plan.view == plan.view)
             {
-                let state = aggregate::State { summary, ..aggregate::State::default() };
-                let method =
-                    Method::Windows(Box::new(Windows::restore(rule, state).map_err(Unfit::from)?));
+                let windows = Windows::inherit(rule, summary).map_err(Unfit::from)?;
+                let method = Method::Windows(Box::new(windows));
                 let place = restored.origin.place(plan);
                 restored
                     .holdings
                     .push(Holding { touched: true, ..Holding::with(plan, place, method) });
             }
-            restored.orphans.push(orphan);
+            if !orphan.kinds.is_empty() {
+                restored.orphans.push(orphan);
+            }
         }
         Ok(all)
     }

@@ -32,8 +32,8 @@ pub enum RowsError {
     #[error("{folder}: no file can be made there for rows that wait: {error}")]
     Make { folder: PathBuf, error: io::Error },
     #[error("{folder}: the file of rows that wait: {attempt}: {error}")]
-    /// Once the system could not read or write the file, redb does neither again: the rows in it are lost, and [`Rows`]
-    /// is to be made anew.
+    /// Once the system could not read or write the file, redb does neither again: the rows in it are lost here, and to
+    /// be had from the changelog anew.
     File { folder: PathBuf, attempt: &'static str, error: Box<redb::Error> },
     #[error("{folder}: the file of rows that wait: row {id} is not as it was written")]
     Altered { folder: PathBuf, id: u64 },

@@ -40,6 +40,15 @@ impl Windows {
         Ok(Windows { rule: Arc::clone(rule), stream, outcomes, dropped, refused: 0, told })
     }
 
+    /// What goes on from other rules: how far time is, and what is spent.
+    pub(super) fn inherit(rule: &Arc<Aggregate>, mut summary: Summary) -> Result<Windows, Unfit> {
+        if let Some(clock) = &mut summary.clock {
+            // No window is open any more: none has to be kept open by a longer lateness of before.
+            clock.watermark = clock.watermark.max(clock.largest - rule.settings.lateness);
+        }
+        Windows::restore(rule, State { summary, ..State::default() })
+    }
+
     pub(super) fn summary(&self) -> Summary {
         self.stream.summary()
     }
@@ -63,11 +72,15 @@ impl Windows {
 
     /// What is open will not be published.
     pub(super) fn drop_open(&mut self) {
-        self.dropped = self.stream.open_windows();
+        // With privacy it is not told which windows had a record.
+        if self.rule.settings.privacy.is_none() {
+            self.dropped = self.stream.open_windows();
+        }
     }
 
-    pub(super) fn due(&self) -> Option<i64> {
-        self.stream.next_due()
+    pub(super) fn due(&self, quiet: i64) -> Option<i64> {
+        let wait = self.rule.settings.longest_wait?;
+        Some(self.stream.next_due()?.max(quiet.saturating_add(wait)))
     }
 
     pub(super) fn open(&self) -> usize {
@@ -147,7 +160,8 @@ impl Windows {
         entries
     }
 
-    pub(super) fn kinds(&mut self) -> Vec<Kind> {
+    /// What the changelog may have; without what is spent, where that is not inherited.
+    pub(super) fn kinds(&mut self, is_inherited: bool) -> Vec<Kind> {
         let (state, changes) = (self.stream.state(), self.stream.take_changes());
         let groups = state.groups.iter().map(|group| (group.window, group.number));
         let groups = groups.chain(changes.groups.iter().map(|(key, _)| *key));
@@ -155,6 +169,8 @@ impl Windows {
         let subjects = state.subjects.iter().map(|known| (known.window, known.subject));
         let subjects = subjects.chain(changes.subjects.iter().map(|(key, _)| *key));
         let subjects = subjects.map(|(window, subject)| Kind::WindowSubject(window, subject));
-        groups.chain(subjects).chain([Kind::Windows]).collect()
+        let spent = self.summary().spent.is_some();
+        let summary = (is_inherited || !spent).then_some(Kind::Windows);
+        groups.chain(subjects).chain(summary).collect()
     }
 }

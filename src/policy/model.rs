@@ -315,7 +315,8 @@ impl Policy {
 
     /// Whether what a view publishes depends on whose row it is.
     pub fn of_subject(&self) -> bool {
-        self.treatments().any(|chosen| chosen.spec.of_subject)
+        let rules = self.views.iter().any(|view| view.rule.is_some());
+        rules || self.treatments().any(|chosen| chosen.spec.of_subject)
     }
 
     /// What the views do with the fields.

@@ -110,6 +110,8 @@ pub struct Actions {
     pub applied: u64,
     /// Those of `apply` that treat nulls too.
     pub nulls: u64,
+    /// Those of `apply` that take something from the row for many.
+    pub taken: u64,
 }
 
 pub struct Apply {
@@ -145,13 +147,22 @@ pub struct HoldPlan {
     /// The value of the `veilstream-policy` header.
     pub label: Arc<str>,
     pub rule: Rule,
+    /// Tells people apart; under a key of the deployment, for the digests stand in keys of the state topic.
+    pub people: Digester,
     /// Under another one, what is held was made by other rules: of all that says what is published of a row, but for
     /// keys.
     pub fingerprint: String,
 }
 
 impl HoldPlan {
-    fn new(policy: &Policy, view: &View, rule: &Rule) -> HoldPlan {
+    fn new(
+        policy: &Policy,
+        view: &View,
+        rule: &Rule,
+        subject: Option<&SubjectPlan>,
+        keys: &dyn KeySource,
+    ) -> Result<HoldPlan, KeyError> {
+        let people = Digester::new(&keys.primary(Purpose::Digest)?, "people", &policy.population);
         let mut digest = Sha256::new();
         let mut add = |text: &str| {
             digest.update((text.len() as u64).to_be_bytes());
@@ -161,6 +172,10 @@ impl HoldPlan {
             .into_iter()
             .for_each(&mut add);
         add(policy.format.name());
+        // Under other keys one person would be two.
+        let somebody = subject.map(|subject| subject.identify("")).unwrap_or(SubjectId([0; 16]));
+        let somebody = people.digest(&somebody.0);
+        add(&somebody.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         add(&policy.population);
         add(&policy.subject.as_ref().map(ToString::to_string).unwrap_or_default());
         add(view.condition.as_ref().map_or("", |condition| condition.text()));
@@ -174,13 +189,14 @@ impl HoldPlan {
         }
         let digest = digest.finalize();
         let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        HoldPlan {
+        Ok(HoldPlan {
             policy: policy.name.clone(),
             view: view.name.clone(),
+            people,
             label: policy.label().into(),
             rule: rule.clone(),
             fingerprint,
-        }
+        })
     }
 
     /// The most bytes that are put into a row when its group is known.
@@ -401,7 +417,14 @@ impl Plan {
             tokenizer,
             condition: view.condition.clone(),
             headers: view.headers.clone(),
-            holds: view.rule.as_ref().map(|rule| Arc::new(HoldPlan::new(&self.policy, view, rule))),
+            holds: view
+                .rule
+                .as_ref()
+                .map(|rule| {
+                    let subject = self.subject.as_ref();
+                    HoldPlan::new(&self.policy, view, rule, subject, keys).map(Arc::new)
+                })
+                .transpose()?,
         })
     }
 
@@ -431,6 +454,7 @@ impl Plan {
                 leaf.values.apply.push(apply);
                 leaf.values.applied |= bit;
                 leaf.values.nulls |= bit;
+                leaf.values.taken |= bit;
                 continue;
             }
             // What is looked at on its way.
@@ -446,6 +470,7 @@ impl Plan {
                     leaf.values.apply.push(apply);
                     leaf.values.applied |= bit;
                     leaf.values.nulls |= bit;
+                    leaf.values.taken |= bit;
                 }
                 Treatment::Keep => {
                     leaf.values.keep |= bit;
@@ -478,6 +503,7 @@ impl Plan {
                     let tapped = tap(Some((Arc::clone(&bound.operator), takes)));
                     let looks = tapped.is_some() || view.nulls == Nulls::Treat;
                     let nulls = if looks { bit } else { 0 };
+                    leaf.values.taken |= if tapped.is_some() { bit } else { 0 };
                     leaf.values.apply.push(match tapped {
                         None => apply(),
                         Some(operator) => {

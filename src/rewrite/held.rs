@@ -322,6 +322,9 @@ impl Rewriter {
                 let path = plan.policy.subject.as_ref().map(ToString::to_string);
                 return Err(fail(Reason::Subject, path.unwrap_or_default()));
             };
+            if memory.left_out & (1 << view) != 0 {
+                return Err(Failure::new(Stage::Transform, Reason::Unavailable));
+            }
             let taps: Vec<&Tapped> =
                 memory.scratch.taps.iter().filter(|tap| tap.view == view).collect();
             let content = match &hold.rule {
@@ -329,7 +332,12 @@ impl Rewriter {
                 Rule::Windows(rule) => Content::record(rule, &taps, memory.scratch.at_ms),
             };
             match content {
-                Ok(content) => held.push(Held { view, subject: subject.0, content }),
+                Ok(content) => {
+                    let digest = hold.people.digest(&subject.0);
+                    let mut subject = [0; 16];
+                    subject.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+                    held.push(Held { view, subject, content });
+                }
                 Err(field) => {
                     let path = hold.rule.paths().get(field).map(ToString::to_string);
                     return Err(fail(Reason::GroupField, path.unwrap_or_default()));

@@ -61,6 +61,8 @@ pub struct Memory {
     pub journal: Vec<LeafId>,
     /// Those of the row that is held.
     pub held: Vec<LeafId>,
+    /// The views that take something from the row that Debezium left out.
+    pub left_out: u64,
     pub captured: Vec<Captured>,
     /// Whose rows this event's images are, with their keys.
     subjects: Images<(SubjectId, Option<Arc<SealKey>>)>,
@@ -128,6 +130,7 @@ impl Memory {
     pub fn begin(&mut self, record: &RawRecord<'_>) {
         self.of(None);
         self.scratch.taps.clear();
+        self.left_out = 0;
         self.scratch.at_ms = record.timestamp_ms;
         self.subjects = record.subjects.map(|whose| (whose.id, whose.key.cloned()));
     }
@@ -413,7 +416,12 @@ impl<'p> Walk<'p> {
         let start = frame.scan.at();
         match state.leaf {
             // What most values are: scalars that all views keep.
-            Some(leaf) if state.passes & spot.mask == spot.mask && self.passes(kind) => {
+            Some(leaf)
+                if state.passes & spot.mask == spot.mask
+                    && self.passes(kind)
+                    && state.capture.is_none()
+                    && !state.subject =>
+            {
                 self.memory.journal.push(leaf);
                 self.want(frame, spot, spot.mask, written);
                 return Ok(frame.scan.pass(kind, spot.depth)?);
@@ -641,6 +649,7 @@ impl<'p> Walk<'p> {
             && text == UNAVAILABLE
             && self.plan.policy.format == Format::Debezium
         {
+            self.memory.left_out |= actions.taken & mask;
             return Ok(());
         }
         for apply in &actions.apply {

@@ -26,8 +26,25 @@ pub struct OfMany {
 }
 
 impl OfMany {
-    /// Counts, and gives what is to be published.
-    pub fn take<'f>(&mut self, fate: &'f Fate<'_>) -> Option<&'f Sanitized<'f>> {
+    /// Counts, and gives what is to be published. What the topic would refuse, which takes less than it did when it came,
+    /// is suppressed.
+    pub fn take<'f>(
+        &mut self,
+        fate: &'f Fate<'_>,
+        fits: impl Fn(&Sanitized<'_>) -> bool,
+    ) -> Option<&'f Sanitized<'f>> {
+        let record = match fate {
+            Fate::Released { record, .. } | Fate::Figures(record) => Some(record),
+            Fate::Window(_, record) => record.as_ref(),
+            Fate::Suppressed => None,
+        };
+        if record.is_some_and(|record| !fits(record)) {
+            self.suppressed += 1;
+            tracing::warn!(
+                "what was held is too large for its topic by now, or lacks a key: it is suppressed"
+            );
+            return None;
+        }
         let record = match fate {
             Fate::Released { record, subjects, loss, distinct } => {
                 self.released += 1;

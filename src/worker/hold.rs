@@ -50,6 +50,8 @@ pub struct Held {
     pub holding: Holding,
     /// It is to be empty after the next transaction: other rules come.
     closing: bool,
+    /// By which rules the view goes on then.
+    pub next: Option<Arc<HoldPlan>>,
     /// What goes on from it then.
     pub heir: Option<Holding>,
     records: Share,
@@ -63,7 +65,7 @@ impl Held {
         let share = |gauge| Share { gauge, value: 0 };
         let records = share(metrics.held_records.with_label_values(&labels));
         let bytes = share(metrics.held_bytes.with_label_values(&labels));
-        let mut held = Held { holding, closing: false, heir: None, records, bytes };
+        let mut held = Held { holding, closing: false, next: None, heir: None, records, bytes };
         held.show();
         held
     }
@@ -77,8 +79,20 @@ impl Held {
         self.closing
     }
 
-    fn is_due(&self, now_ms: i64, idle: bool) -> bool {
-        self.closing || self.holding.due(idle).is_some_and(|due| due <= now_ms)
+    fn is_due(&self, now_ms: i64, quiet: Option<i64>) -> bool {
+        self.closing || self.holding.due(quiet).is_some_and(|due| due <= now_ms)
+    }
+
+    /// What goes on by other rules from how it is left now, if it is to.
+    pub fn succeed(
+        &mut self,
+        lane: &Lane,
+        topic: &str,
+        partition: i32,
+    ) -> Result<Option<&mut Holding>, LaneError> {
+        let Some(plan) = &self.next else { return Ok(None) };
+        let heir = self.holding.successor(plan, &origin(lane, topic, partition), &room(lane));
+        Ok(Some(self.heir.insert(heir.map_err(RestoreError::from)?)))
     }
 }
 
@@ -95,6 +109,9 @@ pub struct Partition {
 #[derive(Default)]
 pub struct Holdings {
     assigned: BTreeSet<(String, i32)>,
+    /// Since when, in milliseconds since the epoch, what is there to be read has come without a break: the broker
+    /// answered, and no partition has come.
+    quiet: Option<i64>,
     pub partitions: HashMap<String, HashMap<i32, Partition>>,
 }
 
@@ -132,39 +149,42 @@ impl Holdings {
         !self.unknown(plans).is_empty()
     }
 
+    /// The broker answers, or does not.
+    pub fn answered(&mut self, now_ms: i64, answers: bool) {
+        self.quiet = match answers {
+            true => self.quiet.or(Some(now_ms)),
+            false => None,
+        };
+    }
+
     /// Whether something is to be let go, though nothing comes.
-    /// `idle`: nothing is there to be read.
-    pub fn is_due(&self, now_ms: i64, idle: bool) -> bool {
+    pub fn is_due(&self, now_ms: i64) -> bool {
         let mut all = self.partitions.values().flat_map(HashMap::values);
         all.any(|one| {
-            let due =
-                one.views.iter().any(|view| view.is_due(now_ms, idle)) || !one.orphans.is_empty();
+            let due = one.views.iter().any(|view| view.is_due(now_ms, self.quiet))
+                || !one.orphans.is_empty();
             one.position.is_some() && due
         })
     }
 
     /// Other plans are to come: what they hold by other rules, or no more, is let go before. True where there is any.
-    pub fn close(&mut self, lane: &Lane, plans: &Plans) -> Result<bool, LaneError> {
+    pub fn close(&mut self, plans: &Plans) -> bool {
         let mut any = false;
         for (topic, of_topic) in &mut self.partitions {
             let kept = plans.holding(topic);
-            for (number, partition) in of_topic.iter_mut().filter(|(_, one)| one.position.is_some())
-            {
+            for partition in of_topic.values_mut().filter(|one| one.position.is_some()) {
                 for view in &mut partition.views {
                     let HoldPlan { policy, view: name, fingerprint, .. } = &*view.holding.plan;
                     view.closing = !kept.iter().any(|plan| plan.fingerprint == *fingerprint);
                     any |= view.closing;
                     let same =
                         |plan: &&&Arc<HoldPlan>| plan.policy == *policy && plan.view == *name;
-                    if let Some(plan) = kept.iter().find(same).filter(|_| view.closing) {
-                        let origin = origin(lane, topic, *number);
-                        let heir = view.holding.successor(plan, &origin, &room(lane));
-                        view.heir = Some(heir.map_err(RestoreError::from)?);
-                    }
+                    let plan = kept.iter().find(same).filter(|_| view.closing);
+                    view.next = plan.map(|plan| Arc::clone(plan));
                 }
             }
         }
-        Ok(any)
+        any
     }
 
     /// A row for a view.
@@ -198,8 +218,9 @@ impl Holdings {
         Ok(())
     }
 
-    /// Has everything that is due leave. `idle`: nothing is there to be read.
-    pub fn tick(&mut self, now_ms: i64, idle: bool, in_batch: impl Fn(&str, i32) -> bool) {
+    /// Has everything that is due leave.
+    pub fn tick(&mut self, now_ms: i64, in_batch: impl Fn(&str, i32) -> bool) {
+        let quiet = self.quiet;
         for (topic, of_topic) in &mut self.partitions {
             for (number, partition) in of_topic {
                 // Without an offset to commit nobody could be kept from doing the same.
@@ -209,7 +230,7 @@ impl Holdings {
                 for view in &mut partition.views {
                     if view.closing {
                         view.holding.flush();
-                    } else if view.is_due(now_ms, idle) {
+                    } else if view.is_due(now_ms, quiet) {
                         view.holding.tick(now_ms);
                     }
                 }
@@ -228,7 +249,7 @@ impl Holdings {
         for partition in self.partitions.values_mut().flat_map(HashMap::values_mut) {
             for view in &mut partition.views {
                 if let Some(heir) = view.heir.take() {
-                    (view.holding, view.closing) = (heir, false);
+                    (view.holding, view.closing, view.next) = (heir, false, None);
                 }
                 view.show();
             }
@@ -248,6 +269,7 @@ impl Holdings {
         let Some(state) = lane.shared.config.state.as_ref().filter(|_| !unknown.is_empty()) else {
             return Ok(());
         };
+        self.quiet = None;
         // Whoever had them before may still be about to commit: the offsets are told once that is done.
         let positions = source.committed_offsets(&unknown)?;
         let origins = unknown.iter().map(|(topic, partition)| origin(lane, topic, *partition));

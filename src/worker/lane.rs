@@ -280,9 +280,9 @@ impl Lane {
         while !shared.stopping() {
             let next = shared.version.load(Ordering::Acquire);
             // What is held by rules that go is let go by them first.
-            if next != version && !transform.holdings.close(self, &shared.plans())? {
+            let plans = shared.plans();
+            if next != version && !transform.is_unknown() && !transform.holdings.close(&plans) {
                 version = next;
-                let plans = shared.plans();
                 let asked = Topics::ask(&settings, &shared.config, &plans);
                 if owned(&plans.subscription()) != subscription {
                     source.subscribe(&plans.subscription())?;
@@ -316,16 +316,18 @@ impl Lane {
                 if batch.is_empty() && aborts > 0 {
                     self.pause(pause)?;
                 }
-                shared.health.set_ready(self.number, up && !transform.is_unknown());
+                if transform.is_unknown() {
+                    shared.not_ready(self.number);
+                }
                 transform.restore(&settings, &source)?;
             }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
             };
-            transform.idle = up;
-            let due = || transform.holdings.is_due(now_ms(), up);
-            if batch.is_empty() && changes.is_empty() && !due() {
+            transform.holdings.answered(now_ms(), !settings.connection.is_down());
+            let due = transform.holdings.is_due(now_ms());
+            if batch.is_empty() && changes.is_empty() && !due {
                 transform.sink.idle();
                 continue;
             }

@@ -18,7 +18,7 @@ use crate::kafka::{ClientSettings, Positions, Sink, Source, SourceRecord};
 use crate::plans::{Claim, Plans};
 use crate::policy::{OnErased, Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
-use crate::rewrite::{Failure, Images, RawRecord, Reason, Rewriter, Rewritten, Stage};
+use crate::rewrite::{Failure, Images, RawRecord, Reason, Rewriter, Rewritten, Sanitized, Stage};
 use crate::telemetry::Transaction;
 
 /// After so many records the time is looked at.
@@ -76,8 +76,6 @@ pub struct Transform<'l> {
     pub trace: Option<Transaction>,
     /// What views hold.
     pub holdings: Holdings,
-    /// The broker answers: where nothing comes, nothing is there.
-    pub idle: bool,
     /// When the batch began to be made, in milliseconds since the epoch.
     now_ms: i64,
 }
@@ -110,7 +108,6 @@ impl<'l> Transform<'l> {
             trace: None,
             subjects: SubjectKeys::default(),
             holdings: Holdings::default(),
-            idle: false,
             now_ms: 0,
         })
     }
@@ -160,7 +157,7 @@ impl<'l> Transform<'l> {
             self.record(record, subjects.get(at).copied().unwrap_or_default(), refused)?;
             records += 1;
         }
-        let mut positions = self.let_go(self.idle && batch.is_empty())?;
+        let mut positions = self.let_go()?;
         let audit = &self.lane.shared.config.audit.topic;
         for work in self.works.values_mut() {
             if work.account.is_idle() {
@@ -215,19 +212,18 @@ impl<'l> Transform<'l> {
 
     /// Publishes what is held and due, and writes what is held now. Gives the positions of partitions of which nothing
     /// came, and whose state is another one.
-    /// `idle`: nothing is there to be read.
-    fn let_go(&mut self, idle: bool) -> Result<Positions, LaneError> {
+    fn let_go(&mut self) -> Result<Positions, LaneError> {
         let mut holdings = std::mem::take(&mut self.holdings);
-        let positions = self.let_go_of(&mut holdings, idle);
+        let positions = self.let_go_of(&mut holdings);
         self.holdings = holdings;
         positions
     }
 
-    fn let_go_of(&mut self, holdings: &mut Holdings, idle: bool) -> Result<Positions, LaneError> {
+    fn let_go_of(&mut self, holdings: &mut Holdings) -> Result<Positions, LaneError> {
         let mut positions = Positions::default();
         let Some(state) = &self.lane.shared.config.state else { return Ok(positions) };
         let now_ms = now_ms();
-        holdings.tick(now_ms, idle, |topic, partition| {
+        holdings.tick(now_ms, |topic, partition| {
             self.works.get(topic).is_some_and(|work| work.account.has(partition))
         });
         for (topic, of_topic) in &mut holdings.partitions {
@@ -238,6 +234,12 @@ impl<'l> Transform<'l> {
                     continue;
                 }
                 self.work(topic)?;
+                let came = self.works.get(topic).is_some_and(|work| work.account.has(*number));
+                if partition.position.is_none() && !came {
+                    // Without an offset to commit nobody could be kept from doing the same.
+                    partition.orphans = orphans;
+                    continue;
+                }
                 let Some(Work { account, targets, rewriter, .. }) = self.works.get_mut(topic)
                 else {
                     continue;
@@ -258,9 +260,9 @@ impl<'l> Transform<'l> {
                     let Some(target) = target.and_then(|at| targets.get(at)) else { continue };
                     let figures = account.of_many(&view);
                     held.holding.settle(|fate| {
-                        let record = figures.take(&fate);
-                        if let Some(record) = record {
-                            pass(self.lane, target.gate.as_deref(), record.size())?;
+                        // The limit of the view was kept when they came: to wait here would keep a transaction open.
+                        let fits = |record: &Sanitized<'_>| target.takes.refuses(record).is_none();
+                        if let Some(record) = figures.take(&fate, fits) {
                             self.sink.publish(&target.topic, record, Some(now_ms), *number)?;
                         }
                         Ok::<(), LaneError>(())
@@ -274,14 +276,18 @@ impl<'l> Transform<'l> {
                         let metric = &self.lane.shared.metrics.budget_left;
                         metric.with_label_values(&labels).set(left);
                     }
+                    let key = self.sealing.key();
                     let mut entries = match held.is_closing() {
-                        true => held.holding.end(),
-                        false => held.holding.entries(self.sealing.key())?,
+                        false => held.holding.entries(key)?,
+                        true => {
+                            let heir = held.succeed(self.lane, topic, *number)?;
+                            let heir = heir.map(|heir| heir.entries(key)).transpose()?;
+                            let mut entries = held.holding.end(heir.is_some());
+                            entries.extend(heir.unwrap_or_default());
+                            entries
+                        }
                     };
-                    if let Some(heir) = &mut held.heir {
-                        entries.extend(heir.entries(self.sealing.key())?);
-                    }
-                    for entry in entries {
+                    for entry in entries.drain(..) {
                         self.sink.state(&state.topic, &entry, *number)?;
                     }
                 }
@@ -457,6 +463,8 @@ impl<'l> Transform<'l> {
                             bytes += size as u64;
                         }
                         if let Some((hold, arrival)) = out.held(view) {
+                            let size = out.held_size(view).unwrap_or_default();
+                            pass(self.lane, target.gate.as_deref(), size)?;
                             let at = (topic, partition);
                             self.holdings.arrive(self.lane, at, hold, arrival, now)?;
                         }

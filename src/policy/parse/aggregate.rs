@@ -366,7 +366,10 @@ impl Parser<'_> {
                 Node::Mapping(_) => Vec::new(),
             };
             if words.len() == by {
-                all.push(words.iter().map(|word| group_name(word.as_str())).collect());
+                let group = words.iter().map(|word| group_name(word.as_str())).collect();
+                if !all.contains(&group) {
+                    all.push(group);
+                }
             } else {
                 self.at(node.span(), crate::operator::shape(node), expected.clone());
             }

@@ -227,6 +227,21 @@ impl Parser<'_> {
     pub(super) fn of_groups(&mut self, policy: &Policy, span: &Span, view: &View) {
         let Some(rule) = &view.rule else { return };
         let name = &view.name;
+        if policy.subject.is_none() {
+            let found = format!("view `{name}` with `{}`", rule.name());
+            self.at(span, found, "`subject:` in the policy: it is people that are counted");
+        }
+        if let Rule::Windows(aggregate) = rule
+            && aggregate.creates
+            && policy.format == Format::Json
+        {
+            let found = format!("view `{name}` with `changes: creates`, and `format: json`");
+            self.at(
+                span,
+                found,
+                "`changes: all`: a row without an envelope does not say whether it is new",
+            );
+        }
         if view.key != KeyRule::Drop || !view.headers.is_empty() {
             let found = format!("view `{name}` with `{}`, and `key:` or `headers:`", rule.name());
             self.at(
@@ -242,6 +257,16 @@ impl Parser<'_> {
         for path in looked_at {
             let chosen = policy.fields.iter().find(|field| field.path == *path);
             let chosen = chosen.and_then(|field| view.field(field));
+            if let Some(chosen) = chosen.filter(|one| !one.spec.deterministic)
+                && matches!(rule, Rule::Windows(_))
+            {
+                let found = format!("view `{name}` by `{path}`, with `{}`", chosen.text);
+                self.at(
+                    span,
+                    found,
+                    "a treatment that makes the same of the same: else each row is a group",
+                );
+            }
             if chosen.is_some_and(|one| matches!(one.treatment, Treatment::Drop | Treatment::Null))
             {
                 let found = format!(
@@ -257,13 +282,15 @@ impl Parser<'_> {
         for field in others {
             let Some(chosen) = view.field(field) else { continue };
             let (path, text) = (&field.path, &chosen.text);
-            let keeps = matches!(chosen.treatment, Treatment::Keep);
-            if !keeps && !chosen.spec.distinct {
+            let says_nothing = matches!(chosen.treatment, Treatment::Drop | Treatment::Null)
+                || chosen.spec.name == "redact";
+            if says_nothing {
                 continue;
             }
+            let keeps = !chosen.spec.distinct || matches!(chosen.treatment, Treatment::Keep);
             let found = format!("view `{name}` with `{path}: {text}` beside its groups");
             let expected = if keeps {
-                "`drop`, or the field among `quasi_identifiers` or `sensitive`: kept as it is, it may tell people of a \
+                "`drop`, or the field among `quasi_identifiers` or `sensitive`: what is left of it may tell people of a \
                  group apart"
             } else {
                 "`drop`: by it, all records of a person can be told, and what their groups have in common"
