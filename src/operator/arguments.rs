@@ -11,7 +11,7 @@ use marked_yaml::types::{MarkedScalarNode, Span};
 
 use super::decimal::Decimal;
 use crate::crypto::recipient::Recipient;
-use crate::hierarchy::Hierarchy;
+use crate::hierarchy::{Hierarchy, Mistake};
 
 /// Something wrong at a place of a policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,15 +238,17 @@ impl<'a> Arguments<'a> {
     /// The hierarchy in a file beside the policy.
     pub fn hierarchy(&mut self, file: &MarkedScalarNode) -> Option<Hierarchy> {
         let text = self.file(file)?;
-        match Hierarchy::parse(&text) {
-            Ok(hierarchy) => Some(hierarchy),
-            Err(mistake) => {
-                let place = format!("{}:{}:{}", file.as_str(), mistake.line, mistake.column);
-                let found = format!("in {place} {}", mistake.found);
-                self.problem(file.span(), found, mistake.expected);
-                None
-            }
-        }
+        self.sound(file, Hierarchy::parse(&text))
+    }
+
+    /// What was read of a file, or a report of what is wrong with it.
+    pub fn sound<T>(&mut self, file: &MarkedScalarNode, read: Result<T, Mistake>) -> Option<T> {
+        let report = |mistake: Mistake| {
+            let place = format!("{}:{}:{}", file.as_str(), mistake.line, mistake.column);
+            let found = format!("in {place} {}", mistake.found);
+            self.problem(file.span(), found, mistake.expected);
+        };
+        read.map_err(report).ok()
     }
 
     /// One of the policy's `recipients`.

@@ -233,7 +233,9 @@ pub(crate) mod testing {
         let read = |path: &Path| match path.to_str() {
             Some("words.csv") => Ok(WORDS.to_owned()),
             Some("ragged.csv") => Ok("a;b;*\nc;*\n".to_owned()),
-            Some("counts.csv") => Ok("nurse;1200\npope;1\nmonk;40\na, b,50\n7;51\n\n".to_owned()),
+            Some("counts.csv") => {
+                Ok("nurse;1200\npope;1\nmonk;40\na, b;50\n\"a; \"\"b\"\"\";50\n7;51\n\n".to_owned())
+            }
             _ => Err(std::io::ErrorKind::NotFound.into()),
         };
         let around = Around::new(Recipients::new(), Path::new(""), &read);

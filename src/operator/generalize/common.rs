@@ -3,6 +3,7 @@
 use marked_yaml::types::MarkedScalarNode;
 use rustc_hash::FxHashSet;
 
+use crate::hierarchy::{Lines, Mistake};
 use crate::json::{Value, write_string};
 use crate::operator::{Arguments, Operator, Refusal, Scratch, characters};
 
@@ -16,26 +17,30 @@ pub(super) fn build(arguments: &mut Arguments<'_>, file: &MarkedScalarNode) -> O
     let least = arguments.number("least", 2..=u64::MAX).unwrap_or(50);
     let other = arguments.text("other").unwrap_or("other").to_owned();
     let text = arguments.file(file)?;
+    let words = arguments.sound(file, common(&text, least))?;
+    Some(Common { words, other })
+}
+
+/// The words of a file that at least so many have.
+fn common(text: &str, least: u64) -> Result<FxHashSet<String>, Mistake> {
+    let lines = Lines::new(text);
     let mut words = FxHashSet::default();
-    for (at, line) in text.lines().enumerate() {
-        let line = line.trim_end();
-        let counted = line.rsplit_once([';', ',']);
-        let counted =
-            counted.and_then(|(word, count)| Some((word, count.trim().parse::<u64>().ok()?)));
-        match counted {
-            Some((word, count)) if count >= least => {
-                words.insert(word.to_owned());
+    lines.each(|start, record| {
+        let count = record.get(1).and_then(|count| count.trim().parse::<u64>().ok());
+        match (record.get(0), count) {
+            (Some(word), Some(count)) if record.len() == 2 => {
+                if count >= least {
+                    words.insert(word.to_owned());
+                }
+                Ok(())
             }
-            Some(_) => {}
-            None if line.is_empty() => {}
-            None => {
-                let found = format!("line {} of {}", at + 1, file.as_str());
-                arguments.problem(file.span(), found, "a word and how many have it: `nurse;1200`");
-                return None;
+            _ => {
+                let expected = "a word and how many have it: `nurse;1200`";
+                Err(lines.mistake(start, 0, "another line", expected))
             }
         }
-    }
-    Some(Common { words, other })
+    })?;
+    Ok(words)
 }
 
 impl Operator for Common {
@@ -66,6 +71,7 @@ mod tests {
                 (r#""nurse""#, "nurse"),
                 (r#""n\u0075rse""#, "nurse"),
                 (r#""pope""#, "other"),
+                (r#""a; \"b\"""#, r#"a; "b""#),
                 (r#""a, b""#, "a, b"),
                 ("7", "7"),
                 (r#""never seen""#, "other"),
@@ -78,7 +84,24 @@ mod tests {
         );
         assert_refuses(policy, "true", Refusal::WrongType);
         assert_wrong("generalize: { common: none.csv }", "a readable CSV file");
+        assert_wrong("generalize: { common: words.csv }", "in words.csv:1:1 another line");
         assert_wrong("generalize: { common: words.csv }", "a word and how many have it");
         assert_wrong("generalize: { common: counts.csv, least: 1 }", "at least 2");
+    }
+
+    #[test]
+    fn counts_are_read_as_hierarchies_are() {
+        let words = |text: &str| {
+            let words = common(text, 50).map_err(|mistake| mistake.to_string())?;
+            Ok::<_, String>(words.into_iter().collect::<std::collections::BTreeSet<_>>())
+        };
+        let both = ["a, b", "c"].map(str::to_owned).into();
+        assert_eq!(words("\u{feff}\"a, b\",50\r\n\r\nc, 51\r\nd,49"), Ok(both));
+        assert_eq!(words(""), Ok(Default::default()));
+        for line in ["canary", "canary;", "canary;x", "canary;5;5", "\"canary;5"] {
+            let told = words(&format!("a;50\n\n{line}\n")).unwrap_err();
+            assert!(told.starts_with("line 3, column 1: found another line"), "{told}");
+            assert!(!told.contains("canary"), "{told}");
+        }
     }
 }
