@@ -65,7 +65,8 @@ pub const SPEC: Spec = Spec {
         Parameter {
             name: "decimals",
             default: "0",
-            doc: "decimal places of what is published, 0 to 9; more than 0 is not fit for a column of integers",
+            doc: "decimal places of what is published, 0 to 9, and of `min` and `max` at most; more than 0 is not fit for a \
+                  column of integers",
         },
     ],
     examples: &[
@@ -116,6 +117,12 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
         return None;
     }
     let bounds = Bounds::read(arguments);
+    // Else numbers would count as what lies beside the bound, on the grid.
+    let mut ends = bounds.min.iter().chain(&bounds.max);
+    if ends.any(|end| end.number.places() > decimals) {
+        arguments.missing("`min` and `max` of no more decimal places than `decimals`");
+        return None;
+    }
     let given = |arguments: &mut Arguments<'_>, name| arguments.node(name).is_some();
     let of = ["scale", "epsilon", "delta"].map(|name| given(arguments, name));
     let scale = match of {
@@ -123,14 +130,10 @@ fn build(arguments: &mut Arguments<'_>) -> Option<Treatment> {
         [false, true, with_delta] if with_delta == (distribution == Distribution::Gaussian) => {
             let range = || {
                 let (min, max) = (bounds.min.as_ref()?, bounds.max.as_ref()?);
-                let fits = |end: &Decimal| end.places() <= decimals;
-                let both = fits(&min.number) && fits(&max.number);
-                both.then(|| Some(exact(&max.number, decimals)? - exact(&min.number, decimals)?))?
+                Some(exact(&max.number, decimals)? - exact(&min.number, decimals)?)
             };
             let Some(range) = range() else {
-                arguments.missing(
-                    "`min` and `max` with `epsilon`, of no more decimal places than `decimals`",
-                );
+                arguments.missing("`min` and `max` with `epsilon`");
                 return None;
             };
             match distribution {
@@ -266,6 +269,11 @@ mod tests {
             assert!(text.parse::<f64>().is_ok(), "{text}");
             assert!(text.split_once('.').is_none_or(|(_, places)| places.len() <= 3), "{text}");
         }
+        // Beyond a bound it is the bound itself that noise is drawn on, and that is on the grid.
+        for (input, end) in [("0.25", 0.5), ("9.99", 2.5)] {
+            let policy = "noise: { scale: 0.000001, min: 0.5, max: 2.5, decimals: 1 }";
+            assert!(draws(policy, input, 50).iter().all(|one| *one == end), "{input}");
+        }
         let text = apply("noise: { scale: 100 }", "\"1.9\"").unwrap();
         assert!(text.starts_with('"') && !text.contains('.'), "{text}");
         for input in ["\"\"", "\"ten\"", "\"NaN\"", "1e99"] {
@@ -285,6 +293,8 @@ mod tests {
             ("noise: { epsilon: 1 }", "`min` and `max` with `epsilon`"),
             ("noise: { epsilon: 1, min: 0 }", "`min` and `max` with `epsilon`"),
             ("noise: { epsilon: 1, min: 0.5, max: 2 }", "of no more decimal places"),
+            ("noise: { scale: 1, min: 0.5 }", "of no more decimal places"),
+            ("noise: { scale: 1, max: 2.25, decimals: 1 }", "of no more decimal places"),
             ("noise: { epsilon: 1, min: 0, max: 2, delta: 0.1 }", "`scale`, or `epsilon`"),
             ("noise: { distribution: gaussian, epsilon: 1, min: 0, max: 2 }", "a `delta`"),
             (
