@@ -49,20 +49,25 @@ impl Item {
 struct Cell {
     area: Area,
     items: BTreeMap<u64, u64>,
-    kinds: u64,
+    /// How many items there are of each kind: at most 64, and mostly few. Never 0.
+    kinds: Vec<(u64, usize)>,
 }
 
 impl Cell {
     fn mark(&self) -> Mark {
         let first = self.items.first_key_value();
-        Mark { loss: 0.0, rank: first.map_or(0, |(number, _)| *number), kinds: self.kinds }
+        let kinds = self.kinds.iter().fold(0, |all, (kind, _)| all | kind);
+        Mark { loss: 0.0, rank: first.map_or(0, |(number, _)| *number), kinds }
     }
 
     fn insert(&mut self, number: u64, kind: u64) {
         if let Some(old) = self.items.insert(number, kind) {
             self.drop_kind(old);
         }
-        self.kinds |= kind;
+        match self.kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => self.kinds.push((kind, 1)),
+        }
     }
 
     /// Whether it was there.
@@ -72,8 +77,12 @@ impl Cell {
     }
 
     fn drop_kind(&mut self, kind: u64) {
-        if !self.items.values().any(|other| *other == kind) {
-            self.kinds &= !kind;
+        let Some(at) = self.kinds.iter().position(|(known, _)| *known == kind) else { return };
+        if let Some((_, count)) = self.kinds.get_mut(at) {
+            *count -= 1;
+            if *count == 0 {
+                self.kinds.swap_remove(at);
+            }
         }
     }
 }
@@ -271,5 +280,35 @@ impl Waiting {
         let mut records: Vec<_> = records.cloned().collect();
         records.sort_unstable_by_key(|record| record.number);
         records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_cell_knows_the_kinds_of_its_items(
+            steps in prop::collection::vec((any::<bool>(), 0..12_u64, 0..64_u32), 0..200),
+        ) {
+            let mut cell = Cell::default();
+            for (comes, number, kind) in steps {
+                // Few kinds, so that several items are of one.
+                let kind = 1 << (kind % 5 * 15);
+                let there = cell.items.contains_key(&number);
+                if comes {
+                    cell.insert(number, kind);
+                } else {
+                    prop_assert_eq!(cell.remove(number), there);
+                }
+                let kinds = cell.items.values().fold(0, |all, kind| all | kind);
+                prop_assert_eq!(cell.mark().kinds, kinds);
+                let counted: usize = cell.kinds.iter().map(|(_, count)| count).sum();
+                prop_assert_eq!(counted, cell.items.len());
+            }
+        }
     }
 }
