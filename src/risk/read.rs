@@ -1,37 +1,26 @@
-//! Rows of a file, line by line: events as JSON lines, or CSV with a header. No error holds a value.
+//! Rows of a file, line by line: events as JSON lines, or CSV with a header. No error holds a value; nor a name, which
+//! may be one: of a member that `*` matches, or in the first line of a CSV file without a header.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::io::{BufRead, Chain, Cursor, Read};
 
 use csv::{ByteRecord, Position, Reader, ReaderBuilder, Terminator};
 use rustc_hash::FxHashMap;
 use serde_json::value::RawValue;
 
-use crate::operator::nearest;
-use crate::policy::{Path, Segment};
-
-/// So many names are remembered, to find the nearest of a path that never occurs.
-const NAMES: usize = 10_000;
-
-/// And so deep.
-const DEPTH: usize = 16;
+use crate::policy::Path;
 
 /// A file that rows cannot be read from.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("{file}:{line}:{column}: {problem}")]
     Line { file: String, line: u64, column: usize, problem: String },
-    #[error("{file}: no row has `{path}`{}", suggestion(.nearest))]
-    Unknown { file: String, path: Path, nearest: Option<String> },
+    #[error("{file}: no row has `{path}`, of {rows}")]
+    Unknown { file: String, path: Path, rows: u64 },
     #[error("{0}: no row")]
     Empty(String),
     #[error("{file}: {error}")]
     Io { file: String, error: std::io::Error },
-}
-
-fn suggestion(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
 /// The values of a row, as they were asked for.
@@ -124,8 +113,6 @@ pub struct Rows<R> {
     file: String,
     format: Format<R>,
     fields: Vec<Field>,
-    /// What there is, until every field has been met.
-    names: BTreeSet<String>,
     rows: u64,
     without_row: u64,
 }
@@ -166,7 +153,6 @@ impl<R: BufRead> Rows<R> {
             file: file.to_owned(),
             format: Format::Lines { input, line: Vec::new(), number: 0 },
             fields: paths.iter().map(field).collect(),
-            names: BTreeSet::new(),
             rows: 0,
             without_row: 0,
         };
@@ -187,8 +173,7 @@ impl<R: BufRead> Rows<R> {
         for field in &mut self.fields {
             let name = field.names.join(".");
             let Some(column) = names.iter().position(|column| *column == name) else {
-                let nearest = nearest(&name, names.iter().map(String::as_str));
-                let problem = format!("no column is called `{name}`{}", suggestion(&nearest));
+                let problem = format!("no column is called `{name}`, of {}", names.len());
                 return Err(ReadError::Line { file: self.file, line: 1, column: 1, problem });
             };
             table.columns.push(column);
@@ -227,7 +212,7 @@ impl<R: BufRead> Rows<R> {
             if event.is_empty() {
                 continue;
             }
-            match take(event, &mut self.fields, &mut self.names, row) {
+            match take(event, &mut self.fields, row) {
                 Ok(true) => return Ok(true),
                 Ok(false) => self.without_row += 1,
                 Err(Wrong { column, problem }) => {
@@ -250,9 +235,7 @@ impl<R: BufRead> Rows<R> {
         match self.fields.into_iter().find(|field| !field.met) {
             None => Ok(self.without_row),
             Some(field) => {
-                let names = self.names.iter().map(String::as_str);
-                let nearest = nearest(&field.path.to_string(), names);
-                Err(ReadError::Unknown { file: self.file, path: field.path, nearest })
+                Err(ReadError::Unknown { file: self.file, path: field.path, rows: self.rows })
             }
         }
     }
@@ -360,12 +343,7 @@ impl std::borrow::Borrow<str> for Name<'_> {
 const NO_OBJECT: &str = "no JSON object";
 
 /// The values of an event's row. Says whether it has one: a delete has none.
-fn take(
-    event: &[u8],
-    fields: &mut [Field],
-    names: &mut BTreeSet<String>,
-    row: &mut Row,
-) -> Result<bool, Wrong> {
+fn take(event: &[u8], fields: &mut [Field], row: &mut Row) -> Result<bool, Wrong> {
     let members: Members<'_> = serde_json::from_slice(event).map_err(|error| {
         // The parser's message may quote the text.
         match error.is_data() {
@@ -390,25 +368,24 @@ fn take(
     let after =
         after.filter(|_| envelope.contains_key("op") || envelope.contains_key("before")).copied();
     match after {
-        None => fill(&envelope, fields, names, row),
+        None => fill(&envelope, fields, row),
         Some(value) if value.get() == "null" => return Ok(false),
         // MongoDB's: the document as JSON in a string.
         Some(value) if value.get().starts_with('"') => {
             let document: Result<String, _> = serde_json::from_str(value.get());
             let document = document.map_err(|_| inside(value))?;
             let members = serde_json::from_str(&document).map_err(|_| inside(value))?;
-            fill(&members, fields, names, row);
+            fill(&members, fields, row);
         }
         Some(value) => {
             let members = serde_json::from_str(value.get()).map_err(|_| inside(value))?;
-            fill(&members, fields, names, row);
+            fill(&members, fields, row);
         }
     }
     Ok(true)
 }
 
-fn fill(members: &Members<'_>, fields: &mut [Field], names: &mut BTreeSet<String>, row: &mut Row) {
-    let mut all_met = true;
+fn fill(members: &Members<'_>, fields: &mut [Field], row: &mut Row) {
     for (field, cell) in fields.iter_mut().zip(&mut row.0) {
         match find(members, &field.names) {
             Some(value) => {
@@ -417,10 +394,6 @@ fn fill(members: &Members<'_>, fields: &mut [Field], names: &mut BTreeSet<String
             }
             None => cell.set(Kind::Null, b""),
         }
-        all_met &= field.met;
-    }
-    if !all_met {
-        remember(members, &mut Vec::new(), names);
     }
 }
 
@@ -432,20 +405,6 @@ fn find<'t>(members: &Members<'t>, names: &[String]) -> Option<&'t RawValue> {
         value = *inner.get(name.as_str())?;
     }
     Some(value)
-}
-
-fn remember(members: &Members<'_>, path: &mut Vec<Segment>, names: &mut BTreeSet<String>) {
-    for (Name(name), value) in members {
-        if names.len() >= NAMES || path.len() >= DEPTH {
-            return;
-        }
-        path.push(Segment::Name(name.clone().into_owned()));
-        names.insert(Path(path.clone()).to_string());
-        if let Ok(inner) = serde_json::from_str(value.get()) {
-            remember(&inner, path, names);
-        }
-        path.pop();
-    }
 }
 
 #[cfg(test)]
@@ -533,16 +492,16 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_never_occurs_is_an_error_with_the_nearest_that_does() {
-        let text = r#"{"person":{"birth_date":"canary","x":{}}}"#;
-        let told = "f: no row has `person.birthdate` (did you mean `person.birth_date`?)";
-        assert_eq!(refused("f", text, "person.birthdate"), told);
-        assert_eq!(refused("f", text, "zip"), "f: no row has `zip`");
-        let told = "f:1:1: no column is called `zipp` (did you mean `zip`?)";
-        assert_eq!(refused("f", "zip;age\n1;2", "zipp"), told);
+    fn a_path_that_never_occurs_is_an_error_without_a_name_of_the_file() {
+        // Both could be data: keys of a map, or a first line that is no header.
+        let text = "{\"balances\":{\"canary\":7}}\n{\"x\":1}\n";
+        let told = "f: no row has `balances.canari`, of 2";
+        assert_eq!(refused("f", text, "balances.canari"), told);
+        let told = "f:1:1: no column is called `canari`, of 2";
+        assert_eq!(refused("f", "canary;42\n1;2", "canari"), told);
         assert_eq!(read("f", "{}\n{\"a\":1}", &["a"]).unwrap(), ["-", "#1"]);
         let deep = "{\"a\":".repeat(5_000) + "1" + &"}".repeat(5_000);
-        assert_eq!(refused("f", &deep, "b"), "f: no row has `b` (did you mean `a`?)");
+        assert_eq!(refused("f", &deep, "b"), "f: no row has `b`, of 1");
     }
 
     #[test]
