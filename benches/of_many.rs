@@ -137,7 +137,7 @@ fn run(
     let mut run = Run::default();
     let start = Instant::now();
     for (number, batch) in events.chunks(BATCH).enumerate() {
-        let now = number as i64;
+        let now = 1_767_225_600_000 + (number * BATCH) as i64;
         for event in batch {
             let raw = rewriter.event(event.as_bytes(), now);
             let out = rewriter.rewrite(&raw).unwrap();

@@ -518,7 +518,7 @@ views:
 
     // Labels are names of the configuration, codes, numbers and opaque ids, and nothing else.
     let names = "customers some all identifier email public tokenize mask encrypt keep published deleted \
-        tombstone filtered decode transform invalid_json wrong_type gather commit committed aborted +Inf applied refused process failure change \
+        tombstone filtered held released suppressed figures decode transform invalid_json wrong_type gather commit committed aborted +Inf applied refused process failure change \
         consumer producer sent_bytes received_bytes requests errors retries timeouts disconnects rebalances sent failed field token cached read";
     let mut known: BTreeSet<&str> = names.split(' ').filter(|name| !name.is_empty()).collect();
     known.extend([raw.as_str(), digest, env!("CARGO_PKG_VERSION")]);
