@@ -144,7 +144,7 @@ impl Plans {
 
     /// Whether any view holds rows.
     pub fn hold(&self) -> bool {
-        self.all().any(|plan| plan.holding_views() != 0)
+        self.all().any(|plan| plan.holding != 0)
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Plan>> {

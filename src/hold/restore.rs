@@ -112,7 +112,8 @@ impl<'k> Restore<'k> {
         let Some(value) = value else {
             return Ok(part.forget(kind)?);
         };
-        let wrong = || RestoreError::DoesNotOpen(key.to_owned());
+        // Not the entry's own name: it may be the digest of a person.
+        let wrong = || RestoreError::DoesNotOpen(place.to_owned());
         let label = ciphertext::label(value).map_err(|_| wrong())?;
         let name = (label.key, label.version);
         let seal_key = match self.opened.entry(name) {

@@ -136,7 +136,7 @@ pub struct ViewPlan {
     pub names: Tokenizer,
     pub condition: Option<Condition>,
     pub headers: Vec<String>,
-    /// Where it holds rows until enough people are alike.
+    /// Where it publishes what many people have in common, in place of changes.
     pub holds: Option<Arc<HoldPlan>>,
 }
 
@@ -266,6 +266,8 @@ pub struct Plan {
     /// The value of the `veilstream-policy` header.
     pub label: String,
     pub views: Vec<ViewPlan>,
+    /// The bits of the views that hold rows.
+    pub holding: u64,
     pub classes: Vec<String>,
     pub keys: Vec<KeyUse>,
     /// What seals under random nonces with keys of the deployment.
@@ -305,6 +307,7 @@ impl Plan {
         let mut plan = Plan {
             label: policy.label(),
             views: Vec::new(),
+            holding: 0,
             classes,
             keys: Vec::new(),
             sealing: Vec::new(),
@@ -323,6 +326,7 @@ impl Plan {
         };
         for view in &policy.views {
             let view = plan.view(view, keys).map_err(of)?;
+            plan.holding |= u64::from(view.holds.is_some()) << plan.views.len();
             plan.views.push(view);
         }
         for field in 0..policy.fields.len() {
@@ -366,12 +370,6 @@ impl Plan {
 
     pub fn memos(&self) -> usize {
         self.memos
-    }
-
-    /// The bits of the views that hold rows.
-    pub fn holding_views(&self) -> u64 {
-        let holds = self.views.iter().enumerate().filter(|(_, view)| view.holds.is_some());
-        holds.fold(0, |all, (view, _)| all | 1 << view)
     }
 
     /// The bits of all views.

@@ -63,7 +63,7 @@ impl Rewriter {
 
     /// Whether `view` holds rows.
     fn holds(&self, view: usize) -> bool {
-        self.plan.views.get(view).is_some_and(|view| view.holds.is_some())
+        self.plan.holding & (1 << view) != 0
     }
 
     /// Whether `view` gets the keys of keyed records.

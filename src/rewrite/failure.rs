@@ -63,7 +63,7 @@ pub enum Reason {
     Refused,
     /// The name of a record header is not UTF-8.
     HeaderName,
-    /// `where` reads a value that Debezium left out because it did not change.
+    /// `where`, or a view of many, reads a value that Debezium left out because it did not change.
     Unavailable,
     /// A defect of veilstream: the record is safe in quarantine.
     Internal,
@@ -164,7 +164,7 @@ impl Reason {
             }
             Reason::HeaderName => "the name of a record header is not UTF-8",
             Reason::Unavailable => {
-                "`where` reads a value that Debezium left out: set the table's replica identity to full"
+                "`where`, `anonymize` or `aggregate` reads a value that Debezium left out: set the table's replica identity to full"
             }
             Reason::NoKey => "the view's topic is compacted: it takes no record without a key",
             Reason::Internal => "a defect of veilstream: please report it",

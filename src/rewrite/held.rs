@@ -302,6 +302,9 @@ impl Rewriter {
 
     /// The views that are to hold the row.
     pub(super) fn holding(&self) -> u64 {
+        if self.plan.holding == 0 {
+            return 0;
+        }
         let held = self.dispositions.iter().enumerate();
         let held = held.filter(|(_, disposition)| **disposition == Disposition::Held);
         held.fold(0, |all, (view, _)| all | 1 << view)

@@ -153,7 +153,9 @@ impl Rewriter {
                 }
             }
         }
-        self.take_held()?;
+        if self.plan.holding != 0 {
+            self.take_held()?;
+        }
         self.count();
         Ok(())
     }
@@ -212,7 +214,7 @@ impl Rewriter {
     /// A value that is a change event.
     fn change(&mut self, text: &str) -> Result<(), Failure> {
         // Rows have no envelope.
-        let changes = self.plan.all_views() & !self.plan.holding_views();
+        let changes = self.plan.all_views() & !self.plan.holding;
         let envelope = self.walk_envelope(text, changes, Form::Whole)?;
         let leaving = self.decide_change(&envelope)?;
         if leaving != 0 {

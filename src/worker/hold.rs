@@ -1,4 +1,4 @@
-//! What a lane holds for views with `anonymize`: had back when a partition comes, let go when it is due or goes.
+//! What a lane holds for views with `anonymize` or `aggregate`: had back when a partition comes, let go when it is due or goes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

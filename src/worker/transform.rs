@@ -277,7 +277,7 @@ impl<'l> Transform<'l> {
                         metric.with_label_values(&labels).set(left);
                     }
                     let key = self.sealing.key();
-                    let mut entries = match held.is_closing() {
+                    let entries = match held.is_closing() {
                         false => held.holding.entries(key)?,
                         true => {
                             let heir = held.succeed(self.lane, topic, *number)?;
@@ -287,7 +287,7 @@ impl<'l> Transform<'l> {
                             entries
                         }
                     };
-                    for entry in entries.drain(..) {
+                    for entry in entries {
                         self.sink.state(&state.topic, &entry, *number)?;
                     }
                 }
