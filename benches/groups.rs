@@ -97,8 +97,10 @@ impl Adult {
             stream.add(record, now as i64, &mut outcomes).unwrap();
             tally.take(stream.space(), now as u64, &mut outcomes);
         }
-        stream.flush(&mut outcomes);
-        tally.take(stream.space(), self.rows.len() as u64, &mut outcomes);
+        while stream.held() > 0 {
+            stream.flush(&mut outcomes);
+            tally.take(stream.space(), self.rows.len() as u64, &mut outcomes);
+        }
         let seconds = processor_seconds() - start;
         assert_eq!(tally.delays.len(), self.rows.len());
         tally.delays.sort_unstable();

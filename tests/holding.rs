@@ -14,7 +14,10 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 use support::broker::{Broker, wait_until};
 use support::ledger::until;
@@ -51,6 +54,8 @@ views:
       figures: { rows: count, people: subjects }
     default: drop
 ";
+/// How long a call of a client may take.
+const TIME: Duration = Duration::from_secs(30);
 const CITIES: &str = "Lyon;France;*\nParis;France;*\nBonn;Germany;*\nUlm;Germany;*\n";
 
 fn scene(name: &str, within: &str, partitions: i32) -> Scene {
@@ -83,6 +88,12 @@ fn row(n: u64, who: u64, city: &str, age: u64) -> String {
 fn send(scene: &Scene, rows: &[String]) {
     let rows: Vec<_> = rows.iter().map(|row| (None, row.as_str())).collect();
     scene.produce("raw", &rows);
+}
+
+fn send_to(scene: &Scene, partition: i32, row: &str) {
+    let topic = scene.topic("raw");
+    let record = BaseRecord::<[u8], [u8]>::to(&topic).partition(partition);
+    scene.broker.send([record.payload(row.as_bytes())].into_iter());
 }
 
 /// How many rows were `held`, `released` or `suppressed`, by the audit trail.
@@ -205,6 +216,85 @@ fn what_is_held_outlives_a_stop_and_a_kill() {
     let released = check_groups(&scene);
     assert!(released.len() >= 3);
     assert!(worker.stop().success());
+}
+
+#[test]
+fn who_waits_to_know_what_is_held_stays_in_the_group() {
+    let mut scene = scene("patience", "1h", 2);
+    let held =
+        |worker: &WorkerProcess| worker.metric("veilstream_held_records", "view=\"research\"");
+    let worker = scene.site.start("one");
+    send_to(&scene, 0, &row(1, 1, "Lyon", 30));
+    send_to(&scene, 1, &row(2, 2, "Lyon", 31));
+    wait_until("held", || held(&worker) == 2.0);
+    assert!(worker.stop().success());
+    // A transaction of somebody else is open in the state topic, for longer than a member may be silent.
+    let name = format!("{}-other", scene.prefix);
+    let other: BaseProducer =
+        scene.broker.client().set("transactional.id", &name).create().unwrap();
+    other.init_transactions(TIME).unwrap();
+    other.begin_transaction().unwrap();
+    let state = scene.topic("state");
+    for partition in 0..2 {
+        let record = BaseRecord::<str, str>::to(&state).partition(partition);
+        other.send(record.key("other").payload("of somebody else")).unwrap();
+    }
+    other.flush(TIME).unwrap();
+    scene.site.kafka =
+        "  transaction_timeout_ms: 5000\n  consumer: { max.poll.interval.ms: 6000 }".into();
+    let worker = scene.site.start("one");
+    let assigned = |worker: &WorkerProcess| worker.metric("veilstream_assigned_partitions", "");
+    until("assigned", 60, || assigned(&worker) == 2.0);
+    send_to(&scene, 0, &row(3, 3, "Lyon", 32));
+    std::thread::sleep(Duration::from_secs(9));
+    assert_eq!((held(&worker), worker.metric("veilstream_lane_ready", "")), (0.0, 0.0));
+    // What goes meanwhile goes.
+    let second = scene.site.start("two");
+    until("shared", 60, || assigned(&worker) == 1.0 && assigned(&second) == 1.0);
+    std::thread::sleep(Duration::from_secs(7));
+    other.commit_transaction(TIME).unwrap();
+    until("what is held is known", 60, || held(&worker) + held(&second) == 3.0);
+    for worker in [worker, second] {
+        assert_eq!(worker.metric("veilstream_lane_restarts_total", ""), 0.0);
+        assert!(worker.stop().success());
+    }
+    assert!(scene.consume("research").is_empty());
+}
+
+#[test]
+fn what_is_held_is_found_where_it_is_when_the_state_topic_has_more_partitions() {
+    let scene = scene("spread", "1h", 3);
+    let held =
+        |worker: &WorkerProcess| worker.metric("veilstream_held_records", "view=\"research\"");
+    let worker = scene.site.start("one");
+    send_to(&scene, 2, &row(1, 1, "Lyon", 30));
+    wait_until("held", || held(&worker) == 1.0);
+    assert!(worker.stop().success());
+    scene.broker.add_partitions(&scene.topic("state"), 5);
+    let worker = scene.site.start("one");
+    send_to(&scene, 2, &row(2, 2, "Lyon", 30));
+    until("held", 60, || held(&worker) == 2.0);
+    assert!(worker.stop().success());
+    let worker = scene.site.start("one");
+    send_to(&scene, 2, &row(3, 3, "Lyon", 30));
+    until("a group", 60, || scene.consume("research").len() == 3);
+    assert!(worker.stop().success());
+    assert_eq!(check_groups(&scene), (1..=3).collect());
+    assert!(scene.consume("state").iter().all(|entry| entry.partition == 0));
+}
+
+#[test]
+fn what_the_broker_takes_no_more_is_suppressed() {
+    let scene = scene("refused", "5s", 1);
+    let worker = scene.site.start("one");
+    send(&scene, &[row(1, 1, "Lyon", 30), row(2, 2, "Paris", 31), row(3, 3, "Ulm", 32)]);
+    wait_until("held", || counted(&scene, "held") == 3);
+    // As asked when the worker began, a row would fit.
+    scene.broker.set(&scene.topic("research"), "max.message.bytes", "150");
+    until("suppressed", 90, || counted(&scene, "suppressed") == 3);
+    assert!(worker.metric("veilstream_lane_restarts_total", "") >= 1.0);
+    assert!(worker.stop().success());
+    assert!(scene.consume("research").is_empty() && scene.consume("quarantine").is_empty());
 }
 
 #[test]
@@ -449,16 +539,84 @@ fn a_window_ends_by_itself_where_nothing_comes() {
     assert!(worker.stop().success());
 }
 
+/// With a budget for so many windows.
+fn private(windows: u32) -> String {
+    let private = format!(
+        "      contributions: 1
+      subjects: 100000
+      privacy: {{ epsilon: 1, delta: 0.000001, groups: [France, Germany], budget: {{ epsilon: {windows}, delta: 0.001, per: ever }} }}
+"
+    );
+    ORDERS
+        .replace("      numbers:", &format!("{private}      numbers:"))
+        .replace("        largest: { max: amount }\n", "")
+}
+
+#[test]
+fn a_budget_is_spent_once_however_often_the_rules_change_under_traffic() {
+    const BUDGET: u32 = 8;
+    let scene = orders_scene("budgets", &private(BUDGET), 1);
+    let mut running = Some(scene.site.start("one"));
+    let file = scene.site.path("policy.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let done = AtomicBool::new(false);
+    let worker = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            for minute in 0..60 {
+                let rows: Vec<_> = (0..50).map(|who| order(who, minute, "Lyon", "10")).collect();
+                send(&scene, &rows);
+                std::thread::sleep(Duration::from_millis(150));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut version = 1;
+        while !done.load(Ordering::Relaxed) {
+            version += 1;
+            let (number, name) = (format!("version: {version}"), format!("average{version}"));
+            let text = text.replace("version: 1", &number).replace("average", &name);
+            fs::write(&file, text).unwrap();
+            running.as_ref().unwrap().signal("HUP");
+            // Also over a kill and a stop, each behind several reloads.
+            if version % 4 == 0 {
+                let worker = running.take().unwrap();
+                match version % 8 {
+                    0 => worker.kill(),
+                    _ => assert!(worker.stop().success()),
+                }
+                let worker = scene.site.start("one");
+                until("started", 30, || worker.get("/metrics").is_some());
+                running = Some(worker);
+            }
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        traffic.join().unwrap();
+        running.unwrap()
+    });
+    until("all rows are read", 60, || {
+        let events = scene.audit("process");
+        events.iter().map(|event| event["records"].as_u64().unwrap()).sum::<u64>() == 3000
+    });
+    until("the budget is spent", 60, || {
+        worker.metric("veilstream_privacy_budget_left_ratio", "") == 0.0
+    });
+    assert!(worker.stop().success());
+    let mut windows: BTreeMap<String, BTreeSet<bool>> = BTreeMap::new();
+    let mut rows = 0;
+    for row in scene.values("sales") {
+        let is_published = row.get("withheld").is_none();
+        rows += u32::from(is_published);
+        let window = row["window_start"].as_str().unwrap().to_owned();
+        windows.entry(window).or_default().insert(is_published);
+    }
+    assert!(windows.values().all(|ways| ways.len() == 1), "{windows:?}");
+    let published = windows.values().filter(|ways| ways.contains(&true)).count();
+    assert_eq!((published as u32, rows), (BUDGET, 3 * BUDGET), "{windows:?}");
+    assert!(windows.len() as u32 > BUDGET, "{windows:?}");
+}
+
 #[test]
 fn a_budget_is_spent_once_whatever_happens_to_the_rules() {
-    let private = "      contributions: 1
-      subjects: 100000
-      privacy: { epsilon: 1, delta: 0.000001, groups: [France, Germany], budget: { epsilon: 2, delta: 0.001, per: ever } }
-";
-    let policy = ORDERS
-        .replace("      numbers:", &format!("{private}      numbers:"))
-        .replace("        largest: { max: amount }\n", "");
-    let scene = orders_scene("budget", &policy, 1);
+    let scene = orders_scene("budget", &private(2), 1);
     let worker = scene.site.start("one");
     let rows: Vec<String> = (0..2000).map(|who| order(who, 0, "Lyon", "10")).collect();
     send(&scene, &rows[..800]);

@@ -57,11 +57,11 @@ impl Transaction {
 
 fn read(reader: &mut Reader) -> Vec<String> {
     let mut values = Vec::new();
-    let each = |record: veilstream::kafka::OwnedRecord| {
-        values.push(String::from_utf8(record.value.unwrap()).unwrap());
+    let each = |record: Option<veilstream::kafka::OwnedRecord>| {
+        values.extend(record.map(|record| String::from_utf8(record.value.unwrap()).unwrap()));
         true
     };
-    assert!(reader.to_end(each, || true).unwrap());
+    assert!(reader.to_end(each).unwrap());
     values
 }
 
@@ -90,15 +90,16 @@ fn what_is_committed_is_read_and_what_is_open_is_waited_for_where_that_is_said()
             let mut behind = whole.behind(&settings).unwrap();
             let waiting = scope.spawn(move || {
                 let mut values = Vec::new();
-                let each = |record: veilstream::kafka::OwnedRecord| {
-                    values.push(String::from_utf8(record.value.unwrap()).unwrap());
+                let each = |record: Option<veilstream::kafka::OwnedRecord>| {
+                    match record {
+                        Some(record) => {
+                            values.push(String::from_utf8(record.value.unwrap()).unwrap())
+                        }
+                        None => asked.store(true, Ordering::SeqCst),
+                    }
                     true
                 };
-                let go_on = || {
-                    asked.store(true, Ordering::SeqCst);
-                    true
-                };
-                assert!(behind.to_end(each, go_on).unwrap());
+                assert!(behind.to_end(each).unwrap());
                 done.store(true, Ordering::SeqCst);
                 values
             });
@@ -143,7 +144,7 @@ fn a_topic_that_is_written_to_all_the_time_has_an_end() {
         assert!(read(&mut reader).len() > 500);
         // None is wanted any more.
         let mut reader = Reader::open(&settings, &topic).unwrap();
-        assert!(!reader.to_end(|_| false, || true).unwrap());
+        assert!(!reader.to_end(|_| false).unwrap());
         stop.store(true, Ordering::SeqCst);
         writing.join().unwrap();
     });

@@ -51,22 +51,23 @@ impl Many {
         mut each: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<Option<Outcome>, E> {
         let Some(Some((holding, outcome))) = self.views.get_mut(view) else { return Ok(None) };
-        if all {
-            holding.finish();
+        let mut more = true;
+        while more {
+            more = all && holding.finish();
+            holding.settle(|fate| {
+                let record = match &fate {
+                    Fate::Released { record, .. } | Fate::Figures(record) => Some(record),
+                    Fate::Window(_, record) => record.as_ref(),
+                    Fate::Suppressed => {
+                        outcome.suppressed += 1;
+                        None
+                    }
+                };
+                let Some(value) = record.and_then(|record| record.value()) else { return Ok(()) };
+                outcome.published += 1;
+                each(value)
+            })?;
         }
-        holding.settle(|fate| {
-            let record = match &fate {
-                Fate::Released { record, .. } | Fate::Figures(record) => Some(record),
-                Fate::Window(_, record) => record.as_ref(),
-                Fate::Suppressed => {
-                    outcome.suppressed += 1;
-                    None
-                }
-            };
-            let Some(value) = record.and_then(|record| record.value()) else { return Ok(()) };
-            outcome.published += 1;
-            each(value)
-        })?;
         Ok(Some(*outcome))
     }
 }

@@ -109,7 +109,8 @@ impl Desk {
         let mut held = BTreeMap::new();
         let mut reader =
             Reader::open(&self.settings, topic).with_context(|| format!("topic {topic}"))?;
-        let each = |record: OwnedRecord| {
+        let each = |record: Option<OwnedRecord>| {
+            let Some(record) = record else { return true };
             let number = |name| record.header(name).and_then(|text| text.parse().ok());
             let topic = record.header(quarantine::TOPIC).map(str::to_owned);
             let parts = (topic, number(quarantine::PARTITION), number(quarantine::OFFSET));
@@ -119,7 +120,7 @@ impl Desk {
             }
             true
         };
-        reader.to_end(each, || true)?;
+        reader.to_end(each)?;
         Ok(held.into_values().collect())
     }
 

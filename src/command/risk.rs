@@ -41,7 +41,7 @@ pub struct Risk {
     /// Write a report with plots to this file, which is overwritten
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Status 1 where k is smaller
+    /// Status 1 where k is smaller, or where there is none: no row says anything of its quasi-identifiers
     #[arg(long, value_name = "K")]
     fail_below: Option<u64>,
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::crypto::ciphertext;
 use crate::crypto::erasure::Pending;
 use crate::crypto::{KeyError, KeyId, KeySource, Pinned, Purpose};
-use crate::kafka::{Admin, ClientSettings, Positions, Reader, Sink};
+use crate::kafka::{Admin, ClientSettings, OwnedRecord, Positions, Reader, Sink};
 use crate::plans::Plans;
 use crate::policy::{Plan, Policy};
 
@@ -223,15 +223,14 @@ impl Clerk<'_> {
         progress: Progress<'_>,
     ) -> Result<(), EraseError> {
         let mut count = 0;
-        let mut each = |record| {
+        let mut each = |record: Option<OwnedRecord>| {
+            let Some(record) = record else { return progress(&Step::Search(name.to_owned(), 0)) };
             search.look(topic, &record);
             count += 1;
             count % GLANCE != 0 || progress(&Step::Search(name.to_owned(), count))
         };
-        let go_on = || progress(&Step::Search(name.to_owned(), 0));
         let mut reader = Reader::open(self.settings, topic)?;
-        let ended = reader.to_end(&mut each, go_on)?
-            && reader.behind(self.settings)?.to_end(&mut each, go_on)?;
+        let ended = reader.to_end(&mut each)? && reader.behind(self.settings)?.to_end(&mut each)?;
         match ended {
             true => Ok(()),
             false => Err(EraseError::Stopped),

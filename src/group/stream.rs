@@ -13,6 +13,8 @@ use super::{Outcome, Record, Refusal, Settings, Subject, Unfit};
 const AT_ONCE: f64 = 0.25;
 /// The usual loss is a moving average over so many releases.
 const USUAL: f64 = 1024.0;
+/// With so many outcomes that nobody has taken yet, nothing more becomes due: it stays so until the next call.
+pub(super) const STEP: usize = 10_000;
 
 /// k-anonymity over one stream.
 #[derive(Debug)]
@@ -65,15 +67,16 @@ impl Stream {
         received
     }
 
-    /// Lets go what is due.
+    /// Lets go what is due, or a part of it where that is very much: then [`Stream::next_deadline`] is not later than `now`
+    /// still, and the next call goes on, with outcomes that were taken.
     pub fn tick(&mut self, now: i64, outcomes: &mut Vec<Outcome>) {
         self.clock = self.clock.max(now);
         self.release_due(outcomes);
     }
 
-    /// Lets go everything, due or not.
+    /// Lets go everything, due or not; or a part of it where that is very much, as [`Stream::tick`] does.
     pub fn flush(&mut self, outcomes: &mut Vec<Outcome>) {
-        while let Some((oldest, _)) = self.waiting.oldest() {
+        while let Some((oldest, _)) = self.waiting.oldest().filter(|_| outcomes.len() < STEP) {
             self.settle(oldest, outcomes);
         }
     }
@@ -171,6 +174,7 @@ impl Stream {
     fn release_due(&mut self, outcomes: &mut Vec<Outcome>) {
         while let Some((oldest, item)) = self.waiting.oldest() {
             let due = item.arrived().saturating_add(self.settings.delay) <= self.clock;
+            let due = due && outcomes.len() < STEP;
             if !due && self.waiting.records() <= self.settings.most_held {
                 return;
             }

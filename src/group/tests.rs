@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::stream::STEP;
 use super::*;
 use crate::hierarchy::{Hierarchy, Node};
 
@@ -51,6 +52,48 @@ fn shown(outcomes: &[Outcome]) -> Vec<(u64, String)> {
         Outcome::Suppressed { id } => (*id, String::new()),
     };
     outcomes.iter().map(show).collect()
+}
+
+#[test]
+fn what_is_due_all_at_once_leaves_in_parts_of_whole_groups() {
+    let mut stream = Stream::new(Settings { most_held: 100_000, ..settings(3, 10) }).unwrap();
+    let mut none = Vec::new();
+    for id in 0..25_000_u64 {
+        let town = ["Lyon", "Paris", "Rome", "Lima", "Quito"][(id % 5) as usize];
+        // No two are alike, so that nothing leaves before.
+        let age = Value::Number(id as f64 / 250.0);
+        let mut record = record(id, 0, [city(town), age, plan("gold")]);
+        record.subject[..8].copy_from_slice(&id.to_be_bytes());
+        stream.add(record, 0, &mut none).unwrap();
+    }
+    assert!(none.is_empty());
+    let (mut parts, mut seen) = (Vec::new(), BTreeSet::new());
+    while stream.next_deadline().is_some_and(|due| due <= 10) {
+        let mut outcomes = Vec::new();
+        match parts.len() {
+            // With what is to be taken still there nothing more is due.
+            1 => stream.flush(&mut outcomes),
+            _ => stream.tick(10, &mut outcomes),
+        }
+        let mut groups: BTreeMap<u64, usize> = BTreeMap::new();
+        for outcome in &outcomes {
+            let id = match outcome {
+                Outcome::Released { id, group, reused } => {
+                    *groups.entry(group.id).or_default() += usize::from(!reused);
+                    id
+                }
+                Outcome::Suppressed { id } => id,
+            };
+            assert!(seen.insert(*id));
+        }
+        assert!(groups.values().all(|people| *people == 0 || *people >= 3));
+        parts.push(outcomes.len());
+        let (held, before) = (stream.held(), outcomes.len());
+        stream.tick(10, &mut outcomes);
+        assert!(before < STEP || (stream.held(), outcomes.len()) == (held, before));
+    }
+    assert_eq!((seen.len(), stream.held()), (25_000, 0));
+    assert!(parts.len() == 3 && parts[..2].iter().all(|part| (STEP..STEP + 100).contains(part)));
 }
 
 #[test]

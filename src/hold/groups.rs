@@ -67,12 +67,14 @@ impl Groups {
         Ok(())
     }
 
-    pub(super) fn tick(&mut self, now_ms: i64) {
+    pub(super) fn tick(&mut self, now_ms: i64) -> bool {
         self.stream.tick(now_ms, &mut self.outcomes);
+        self.due().is_some_and(|due| due <= now_ms)
     }
 
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self) -> bool {
         self.stream.flush(&mut self.outcomes);
+        self.held() > 0
     }
 
     pub(super) fn due(&self) -> Option<i64> {

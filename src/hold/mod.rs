@@ -161,30 +161,41 @@ impl Holding {
         Ok(())
     }
 
-    /// Lets go what is due.
-    pub fn tick(&mut self, now_ms: i64) {
+    /// Lets go what is due, or a part of it. True where more is: once this has been settled.
+    pub fn tick(&mut self, now_ms: i64) -> bool {
         self.touched = true;
         match &mut self.method {
             Method::Groups(groups) => groups.tick(now_ms),
-            Method::Windows(windows) => windows.tick(now_ms),
+            Method::Windows(windows) => {
+                windows.tick(now_ms);
+                false
+            }
         }
     }
 
-    /// Lets go everything: rows in groups, if there are any; windows unpublished.
-    pub fn flush(&mut self) {
+    /// Lets go everything, or a part of it: rows in groups, if there are any; windows unpublished. True where more is to
+    /// go: once this has been settled.
+    pub fn flush(&mut self) -> bool {
         self.touched = true;
         match &mut self.method {
             Method::Groups(groups) => groups.flush(),
-            Method::Windows(windows) => windows.drop_open(),
+            Method::Windows(windows) => {
+                windows.drop_open();
+                false
+            }
         }
     }
 
-    /// Lets go everything, as if nothing more came: windows are published.
-    pub fn finish(&mut self) {
+    /// Lets go everything, as if nothing more came, or a part of it: windows are published. True where more is to go: once
+    /// this has been settled.
+    pub fn finish(&mut self) -> bool {
         self.touched = true;
         match &mut self.method {
             Method::Groups(groups) => groups.flush(),
-            Method::Windows(windows) => windows.finish(),
+            Method::Windows(windows) => {
+                windows.finish();
+                false
+            }
         }
     }
 

@@ -22,5 +22,7 @@ pub use inbox::Inbox;
 pub use probe::Probe;
 pub use producer::{Sink, SinkError};
 pub use reader::{Grave, OwnedRecord, Reader, Writer};
-pub use source::{Generation, Positions, Rebalanced, Source, SourceError, SourceRecord};
+pub use source::{
+    Committed, Generation, Position, Positions, Rebalanced, Source, SourceError, SourceRecord,
+};
 pub use trail::Trail;

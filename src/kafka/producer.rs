@@ -215,14 +215,9 @@ impl Sink {
     }
 
     /// Writes what a view holds of a source partition.
-    pub fn state(
-        &mut self,
-        topic: &str,
-        entry: &Entry,
-        source_partition: i32,
-    ) -> Result<(), SinkError> {
-        let partition = Some(source_partition % self.partition_count(topic)?);
-        self.send(topic, Some(entry.key()), entry.value(), None, partition, OwnedHeaders::new())
+    pub fn state(&mut self, topic: &str, entry: &Entry, partition: i32) -> Result<(), SinkError> {
+        let (key, partition) = (Some(entry.key()), Some(partition));
+        self.send(topic, key, entry.value(), None, partition, OwnedHeaders::new())
     }
 
     pub fn audit(&mut self, topic: &str, record: &AuditRecord) -> Result<(), SinkError> {

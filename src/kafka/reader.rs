@@ -1,6 +1,6 @@
 //! Reading a topic from end to end outside a group, and writing raw records: for `quarantine` and the demo.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -96,14 +96,14 @@ impl Reader {
         Reader::open_at(settings, topic, None, None)
     }
 
-    /// From the beginning of the partitions that the state of these source partitions is in, to the last record that is
+    /// From the beginning of the partitions that `wanted` chooses, told how many there are, to the last record that is
     /// there: transactions that are open are waited for.
-    pub fn of_sources(
+    pub fn of_partitions(
         settings: &ClientSettings,
         topic: &str,
-        sources: &[i32],
+        wanted: impl FnOnce(i32) -> BTreeSet<i32>,
     ) -> Result<Reader, KafkaProblem> {
-        Reader::open_at(settings, topic, None, Some(sources))
+        Reader::open_at(settings, topic, None, Some(Box::new(wanted)))
     }
 
     /// How many offsets are left to read.
@@ -121,7 +121,7 @@ impl Reader {
         settings: &ClientSettings,
         topic: &str,
         from: Option<&HashMap<i32, i64>>,
-        sources: Option<&[i32]>,
+        wanted: Option<Box<dyn FnOnce(i32) -> BTreeSet<i32> + '_>>,
     ) -> Result<Reader, KafkaProblem> {
         let mut config = settings.common();
         config
@@ -134,7 +134,7 @@ impl Reader {
             .set("fetch.wait.max.ms", "20");
         let consumer: BaseConsumer<Logging> = config.create_with_context(Logging)?;
         // A client is told where what it may read ends.
-        let all: Option<BaseConsumer<Logging>> = match from.is_some() || sources.is_some() {
+        let all: Option<BaseConsumer<Logging>> = match from.is_some() || wanted.is_some() {
             true => Some(
                 config.set("isolation.level", "read_uncommitted").create_with_context(Logging)?,
             ),
@@ -148,11 +148,10 @@ impl Reader {
         }
         let mut list = TopicPartitionList::new();
         let [mut ends, mut stable, mut reached] = [(); 3].map(|()| HashMap::new());
-        let count = found.len() as i32;
-        let wanted = |partition: &i32| {
-            sources.is_none_or(|sources| sources.iter().any(|source| source % count == *partition))
-        };
-        for partition in found.iter().map(|partition| partition.id()).filter(wanted) {
+        let wanted = wanted.map(|wanted| wanted(found.len() as i32));
+        let is_wanted =
+            |partition: &i32| wanted.as_ref().is_none_or(|wanted| wanted.contains(partition));
+        for partition in found.iter().map(|partition| partition.id()).filter(is_wanted) {
             let (first, committed) = consumer.fetch_watermarks(topic, partition, CALL)?;
             let end = match &all {
                 Some(all) => all.fetch_watermarks(topic, partition, CALL)?.1,
@@ -204,18 +203,14 @@ impl Reader {
     }
 
     /// All records up to where each partition ended when this was opened: what comes later is not waited for. False
-    /// where `each` wanted no more, or `go_on`, which is asked while nothing comes.
+    /// where `each` wanted no more; it is asked with none while nothing comes.
     pub fn to_end(
         &mut self,
-        mut each: impl FnMut(OwnedRecord) -> bool,
-        go_on: impl Fn() -> bool,
+        mut each: impl FnMut(Option<OwnedRecord>) -> bool,
     ) -> Result<bool, KafkaProblem> {
         while self.left() > 0 {
-            let more = match self.next(Duration::from_millis(100))? {
-                Some(record) => each(record),
-                None => go_on(),
-            };
-            if !more {
+            let next = self.next(Duration::from_millis(100))?;
+            if !each(next) {
                 return Ok(false);
             }
         }

@@ -201,15 +201,40 @@ impl<'s> SourceRecord<'s> {
 /// (KIP-447).
 pub struct Generation(pub(super) ConsumerGroupMetadata);
 
-/// Where a batch ends: the next offset of each of its partitions.
+/// Where a batch ends in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    pub topic: String,
+    pub partition: i32,
+    /// The next offset.
+    pub next: i64,
+    /// Among how many partitions the state topic spreads what is held, where something may be.
+    pub spread: Option<i32>,
+}
+
+/// Stands in the metadata of a committed offset, before [`Position::spread`].
+const SPREAD: &str = "veilstream state partitions=";
+
+/// What is committed of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    pub next: i64,
+    pub spread: Option<i32>,
+}
+
+/// Where a batch ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Positions(pub Vec<(String, i32, i64)>);
+pub struct Positions(pub Vec<Position>);
 
 impl Positions {
     pub(super) fn list(&self) -> Result<TopicPartitionList, KafkaError> {
         let mut list = TopicPartitionList::new();
-        for (topic, partition, next) in &self.0 {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
+        for Position { topic, partition, next, spread } in &self.0 {
+            let mut one = list.add_partition(topic, *partition);
+            one.set_offset(Offset::Offset(*next))?;
+            if let Some(spread) = spread {
+                one.set_metadata(format!("{SPREAD}{spread}"));
+            }
         }
         Ok(list)
     }
@@ -335,18 +360,19 @@ impl Source {
         }
     }
 
-    /// The committed offsets of partitions, where there are any; transactions that are about to end are waited for.
+    /// What is committed of partitions, where there is anything; transactions that are about to end are waited for.
     pub fn committed_offsets(
         &self,
         partitions: &[(String, i32)],
-    ) -> Result<Vec<Option<i64>>, SourceError> {
+    ) -> Result<Vec<Option<Committed>>, SourceError> {
         let told = self.consumer.committed_offsets(list(partitions), CALL)?;
-        let of = |(topic, partition): &(String, i32)| match told
-            .find_partition(topic, *partition)?
-            .offset()
-        {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
+        let of = |(topic, partition): &(String, i32)| {
+            let told = told.find_partition(topic, *partition)?;
+            let Offset::Offset(next) = told.offset() else { return None };
+            // Somebody else's need not be UTF-8: rdkafka panics over it.
+            let metadata = catch_unwind(AssertUnwindSafe(|| told.metadata().to_owned()));
+            let spread = metadata.ok().and_then(|text| text.strip_prefix(SPREAD)?.parse().ok());
+            Some(Committed { next, spread: spread.filter(|spread| *spread > 0) })
         };
         Ok(partitions.iter().map(of).collect())
     }

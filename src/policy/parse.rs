@@ -7,6 +7,7 @@ mod views;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::path::{Path as FilePath, PathBuf};
 
 use marked_yaml::types::{MarkedMappingNode, MarkedScalarNode, Span};
@@ -26,13 +27,13 @@ impl Policy {
     /// Reads and checks the policy in `file`.
     pub fn load(file: &FilePath) -> Result<Policy, Diagnostics> {
         Policy::load_with(file, &|path| {
-            let length = std::fs::metadata(path)?.len();
-            if length > MOST_BYTES {
-                return Err(std::io::Error::other(format!(
-                    "{length} bytes, more than {MOST_BYTES}"
-                )));
+            let mut text = String::new();
+            // Not by its length: it may grow, or be a pipe.
+            std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+            match text.len() as u64 <= MOST_BYTES {
+                true => Ok(text),
+                false => Err(std::io::Error::other(format!("more than {MOST_BYTES} bytes"))),
             }
-            std::fs::read_to_string(path)
         })
     }
 

@@ -44,11 +44,14 @@ pub enum Distance {
 pub(super) struct Values {
     path: Path,
     names: Interner,
-    /// The values as numbers, as long as all are.
-    numbers: Option<Vec<f64>>,
+    /// Each value as a number, if it can be one.
+    numbers: Vec<f64>,
+    /// How many of those that are counted are no numbers.
+    words: u64,
     counts: FxHashMap<(usize, usize), u64>,
-    /// The last value of each subject in each group: a subject counts once, as where groups are made.
-    last: FxHashMap<(usize, usize), usize>,
+    /// The last value of each subject in each group, and whether it was a number: a subject counts once, as where groups
+    /// are made.
+    last: FxHashMap<(usize, usize), (usize, bool)>,
 }
 
 impl Values {
@@ -56,7 +59,8 @@ impl Values {
         Values {
             path,
             names: Interner::default(),
-            numbers: Some(Vec::new()),
+            numbers: Vec::new(),
+            words: 0,
             counts: FxHashMap::default(),
             last: FxHashMap::default(),
         }
@@ -66,19 +70,19 @@ impl Values {
         key.clear();
         cell.write_key(key);
         let (value, new) = self.names.index(key);
-        if let (true, Some(numbers)) = (new, &mut self.numbers) {
-            match number(cell) {
-                Some(number) => numbers.push(number),
-                None => self.numbers = None,
-            }
-        } else if cell.kind != Kind::Number {
-            // A string that looks like a number that was met before.
-            self.numbers = None;
+        let number = number(cell);
+        if new {
+            self.numbers.push(number.unwrap_or_default());
         }
-        let before = subject.and_then(|subject| self.last.insert((group, subject), value));
-        if let Some(before) = before
+        // A string may look like a number that was met before.
+        let is_number = cell.kind == Kind::Number && number.is_some();
+        self.words += u64::from(!is_number);
+        let last =
+            subject.and_then(|subject| self.last.insert((group, subject), (value, is_number)));
+        if let Some((before, was_number)) = last
             && let Entry::Occupied(mut count) = self.counts.entry((group, before))
         {
+            self.words -= u64::from(!was_number);
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -88,8 +92,11 @@ impl Values {
     }
 
     pub fn figures(self, sizes: &[u64]) -> Sensitive {
-        let numbers = self.numbers.as_deref().filter(|numbers| !numbers.is_empty());
-        let scale = Scale::new(self.names.len(), numbers, &self.counts);
+        // Those that nobody has in the end are none.
+        let counted: BTreeSet<usize> = self.counts.keys().map(|(_, value)| *value).collect();
+        let numbers = self.numbers.as_slice();
+        let numbers = Some(numbers).filter(|_| self.words == 0 && !counted.is_empty());
+        let scale = Scale::new(self.names.len(), numbers, &counted, &self.counts);
         let mut counts: Vec<(usize, Count)> = self
             .counts
             .iter()
@@ -108,7 +115,7 @@ impl Values {
         }
         Sensitive {
             path: self.path,
-            values: self.names.len() as u64,
+            values: counted.len() as u64,
             distinct_l: distinct.iter().map(|(values, _, _)| *values).min(),
             entropy_l: entropy.map(f64::exp),
             t,
@@ -119,8 +126,7 @@ impl Values {
 }
 
 fn number(cell: &Cell) -> Option<f64> {
-    let text = (cell.kind == Kind::Number).then(|| std::str::from_utf8(&cell.text).ok())??;
-    text.parse().ok().filter(|number: &f64| number.is_finite())
+    std::str::from_utf8(&cell.text).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 /// How often a value is met in a group.
@@ -154,12 +160,11 @@ impl Scale {
     fn new(
         values: usize,
         numbers: Option<&[f64]>,
+        counted: &BTreeSet<usize>,
         counts: &FxHashMap<(usize, usize), u64>,
     ) -> Scale {
         let (distance, ranks) = match numbers {
-            // Those that nobody has in the end have no rank.
             Some(numbers) => {
-                let counted: BTreeSet<usize> = counts.keys().map(|(_, value)| *value).collect();
                 let of = |value: &usize| numbers.get(*value).copied().unwrap_or_default();
                 let ranked = ranks(&counted.iter().map(of).collect::<Vec<_>>());
                 let mut all = vec![0; values];

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::aggregate::Counters;
 use crate::audit::{self, AuditRecord, Auditor, Offsets, Processed, Quarantined, ViewCounts};
 use crate::hold::{Fate, WindowFate};
-use crate::kafka::Positions;
+use crate::kafka::{Position, Positions};
 use crate::policy::Plan;
 use crate::rewrite::{Disposition, Sanitized, Tally};
 use crate::telemetry::Metrics;
@@ -204,7 +204,12 @@ impl TopicAccount {
 
     /// The next offsets to read.
     pub fn positions(&self) -> Positions {
-        let of = |run: &Offsets| (self.topic.clone(), run.partition, run.last + 1);
+        let of = |run: &Offsets| Position {
+            topic: self.topic.clone(),
+            partition: run.partition,
+            next: run.last + 1,
+            spread: None,
+        };
         Positions(self.partitions.values().map(of).collect())
     }
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus::IntGauge;
+use prometheus::{GaugeVec, IntGauge};
 
 use super::lane::{Lane, LaneError};
 use super::topics::Topics;
 use crate::crypto::KeySource;
 use crate::hold::{Holding, Origin, Orphan, Restore, RestoreError, Restored, Room};
-use crate::kafka::{ClientSettings, Positions, Reader, Rebalanced, Source};
+use crate::kafka::{ClientSettings, Position, Positions, Reader, Rebalanced, Source};
 use crate::plans::Plans;
 use crate::policy::HoldPlan;
 use crate::rewrite::Arrival;
@@ -18,6 +18,8 @@ use crate::telemetry::Metrics;
 
 /// How often the log says how far it has come.
 const PROGRESS: Duration = Duration::from_secs(5);
+/// How often rebalances are served while what is held is read.
+const SERVE: Duration = Duration::from_millis(100);
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> i64 {
@@ -45,42 +47,85 @@ impl Drop for Share {
     }
 }
 
+/// The budget that is left of one partition, while it is here.
+struct BudgetLeft {
+    gauge: GaugeVec,
+    labels: [String; 4],
+}
+
+impl BudgetLeft {
+    fn labels(&self) -> [&str; 4] {
+        self.labels.each_ref().map(String::as_str)
+    }
+}
+
+impl Drop for BudgetLeft {
+    fn drop(&mut self) {
+        // It may never have been seen.
+        let _ = self.gauge.remove_label_values(&self.labels());
+    }
+}
+
 /// What one view holds of a partition, with its metrics.
 pub struct Held {
     pub holding: Holding,
-    /// It is to be empty after the next transaction: other rules come.
+    /// It is to be let go: other rules come.
     closing: bool,
+    /// It has been.
+    over: bool,
     /// By which rules the view goes on then.
-    pub next: Option<Arc<HoldPlan>>,
+    next: Option<Arc<HoldPlan>>,
     /// What goes on from it then.
-    pub heir: Option<Holding>,
+    heir: Option<Holding>,
     records: Share,
     bytes: Share,
+    budget: BudgetLeft,
 }
 
 impl Held {
-    fn new(holding: Holding, metrics: &Metrics) -> Held {
+    fn new(holding: Holding, topic: &str, partition: i32, metrics: &Metrics) -> Held {
         let HoldPlan { policy, view, .. } = &*holding.plan;
         let labels = [policy.as_str(), view.as_str()];
         let share = |gauge| Share { gauge, value: 0 };
         let records = share(metrics.held_records.with_label_values(&labels));
         let bytes = share(metrics.held_bytes.with_label_values(&labels));
-        let mut held = Held { holding, closing: false, next: None, heir: None, records, bytes };
+        let labels = [policy.clone(), view.clone(), topic.to_owned(), partition.to_string()];
+        let budget = BudgetLeft { gauge: metrics.budget_left.clone(), labels };
+        let (next, heir) = (None, None);
+        let mut held =
+            Held { holding, closing: false, over: false, next, heir, records, bytes, budget };
         held.show();
         held
     }
 
-    pub fn show(&mut self) {
+    fn show(&mut self) {
         self.records.set(self.holding.held());
         self.bytes.set(self.holding.bytes());
+        if let Some(left) = self.holding.budget_left() {
+            self.budget.gauge.with_label_values(&self.budget.labels()).set(left);
+        }
     }
 
-    pub fn is_closing(&self) -> bool {
-        self.closing
+    /// All of it is let go, for other rules.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Has what is due leave, or a part of it. True where more is.
+    pub fn tick(&mut self, now_ms: i64, quiet: Option<i64>) -> bool {
+        if !self.is_due(now_ms, quiet) {
+            return false;
+        }
+        if !self.closing {
+            return self.holding.tick(now_ms);
+        }
+        let more = self.holding.flush();
+        self.over = !more;
+        more
     }
 
     fn is_due(&self, now_ms: i64, quiet: Option<i64>) -> bool {
-        self.closing || self.holding.due(quiet).is_some_and(|due| due <= now_ms)
+        (self.closing && !self.over) || self.holding.due(quiet).is_some_and(|due| due <= now_ms)
     }
 
     /// What goes on by other rules from how it is left now, if it is to.
@@ -103,6 +148,24 @@ pub struct Partition {
     pub position: Option<i64>,
     pub views: Vec<Held>,
     pub orphans: Vec<Orphan>,
+    /// Among so many partitions the state topic spreads it: as many as there were when it was committed first. So it is
+    /// found where it is when there are more.
+    spread: i32,
+    /// Something is other than it was committed.
+    pub unsaved: bool,
+}
+
+impl Partition {
+    /// Whether something has come, or is due.
+    pub fn wants(&self, now_ms: i64, quiet: Option<i64>) -> bool {
+        let wants = |view: &Held| view.holding.is_touched() || view.is_due(now_ms, quiet);
+        !self.orphans.is_empty() || self.views.iter().any(wants)
+    }
+
+    /// The partition of the state topic.
+    pub fn home(&self, number: i32) -> i32 {
+        number % self.spread
+    }
 }
 
 /// All that a lane holds.
@@ -112,6 +175,8 @@ pub struct Holdings {
     /// Since when, in milliseconds since the epoch, what is there to be read has come without a break: the broker
     /// answered, and no partition has come.
     quiet: Option<i64>,
+    /// What is being read, and has not gone since that began.
+    reading: BTreeSet<(String, i32)>,
     pub partitions: HashMap<String, HashMap<i32, Partition>>,
 }
 
@@ -123,6 +188,7 @@ impl Holdings {
             Rebalanced::Revoked(partitions) => {
                 for gone in partitions {
                     self.assigned.remove(gone);
+                    self.reading.remove(gone);
                     if let Some(of_topic) = self.partitions.get_mut(&gone.0) {
                         of_topic.remove(&gone.1);
                     }
@@ -131,9 +197,21 @@ impl Holdings {
         }
     }
 
-    /// What was held in a transaction that was aborted is not what the changelog has.
+    /// A transaction was aborted: what it changed is not what the changelog has.
     pub fn forget(&mut self) {
-        self.partitions.clear();
+        for of_topic in self.partitions.values_mut() {
+            of_topic.retain(|_, partition| !partition.unsaved);
+        }
+    }
+
+    /// Since when what is there to be read has come without a break.
+    pub fn quiet(&self) -> Option<i64> {
+        self.quiet
+    }
+
+    /// Among how many partitions the state topic spreads what is held, where that is known.
+    pub fn spread(&self, topic: &str, partition: i32) -> Option<i32> {
+        Some(self.partitions.get(topic)?.get(&partition)?.spread)
     }
 
     /// The partitions of which it is not known what is held.
@@ -160,11 +238,7 @@ impl Holdings {
     /// Whether something is to be let go, though nothing comes.
     pub fn is_due(&self, now_ms: i64) -> bool {
         let mut all = self.partitions.values().flat_map(HashMap::values);
-        all.any(|one| {
-            let due = one.views.iter().any(|view| view.is_due(now_ms, self.quiet))
-                || !one.orphans.is_empty();
-            one.position.is_some() && due
-        })
+        all.any(|one| one.position.is_some() && one.wants(now_ms, self.quiet))
     }
 
     /// Other plans are to come: what they hold by other rules, or no more, is let go before. True where there is any.
@@ -200,6 +274,7 @@ impl Holdings {
         let Some(one) = of_topic.and_then(|of_topic| of_topic.get_mut(&partition)) else {
             return Err(LaneError::NotRestored(topic.to_owned(), partition));
         };
+        one.unsaved = true;
         let known =
             one.views.iter().position(|view| view.holding.plan.fingerprint == plan.fingerprint);
         let view = match known {
@@ -208,7 +283,7 @@ impl Holdings {
                 let origin = origin(lane, topic, partition);
                 let holding =
                     Holding::new(plan, &origin, &room(lane)).map_err(RestoreError::from)?;
-                one.views.push(Held::new(holding, &lane.shared.metrics));
+                one.views.push(Held::new(holding, topic, partition, &lane.shared.metrics));
                 one.views.last_mut()
             }
         };
@@ -218,115 +293,124 @@ impl Holdings {
         Ok(())
     }
 
-    /// Has everything that is due leave.
-    pub fn tick(&mut self, now_ms: i64, in_batch: impl Fn(&str, i32) -> bool) {
-        let quiet = self.quiet;
-        for (topic, of_topic) in &mut self.partitions {
-            for (number, partition) in of_topic {
-                // Without an offset to commit nobody could be kept from doing the same.
-                if partition.position.is_none() && !in_batch(topic, *number) {
-                    continue;
-                }
-                for view in &mut partition.views {
-                    if view.closing {
-                        view.holding.flush();
-                    } else if view.is_due(now_ms, quiet) {
-                        view.holding.tick(now_ms);
-                    }
-                }
-            }
-        }
-    }
-
     /// All was committed, up to these positions.
     pub fn committed(&mut self, positions: &Positions) {
-        for (topic, partition, next) in &positions.0 {
+        for Position { topic, partition, next, .. } in &positions.0 {
             let of_topic = self.partitions.get_mut(topic);
             if let Some(one) = of_topic.and_then(|of_topic| of_topic.get_mut(partition)) {
                 one.position = Some(*next);
             }
         }
         for partition in self.partitions.values_mut().flat_map(HashMap::values_mut) {
+            if !std::mem::take(&mut partition.unsaved) {
+                continue;
+            }
             for view in &mut partition.views {
                 if let Some(heir) = view.heir.take() {
-                    (view.holding, view.closing, view.next) = (heir, false, None);
+                    (view.holding, view.next) = (heir, None);
+                    (view.closing, view.over) = (false, false);
                 }
-                view.show();
             }
-            partition.views.retain(|view| !view.closing);
+            partition.views.retain(|view| !view.over);
+            partition.views.iter_mut().for_each(Held::show);
         }
     }
 
-    /// Reads what is held of the partitions that have come. No transaction is open.
+    /// Reads what is held of the partitions that have come. No transaction is open. `serve` serves rebalances meanwhile.
     pub fn restore(
         &mut self,
         lane: &Lane,
         settings: &ClientSettings,
         plans: &Plans,
         source: &Source,
+        mut serve: impl FnMut(&mut Holdings) -> Result<(), LaneError>,
     ) -> Result<(), LaneError> {
         let unknown = self.unknown(plans);
         let Some(state) = lane.shared.config.state.as_ref().filter(|_| !unknown.is_empty()) else {
             return Ok(());
         };
         self.quiet = None;
+        self.reading = unknown.iter().cloned().collect();
         // Whoever had them before may still be about to commit: the offsets are told once that is done.
-        let positions = source.committed_offsets(&unknown)?;
+        let committed = source.committed_offsets(&unknown)?;
         let origins = unknown.iter().map(|(topic, partition)| origin(lane, topic, *partition));
         let began = Instant::now();
         let keys: &dyn KeySource = plans.keys.as_ref();
         let mut restore = Restore::new(origins.collect(), keys, room(lane));
-        let numbers: Vec<i32> = unknown.iter().map(|(_, partition)| *partition).collect();
-        let mut reader = Reader::of_sources(settings, &state.topic, &numbers)?;
-        let (all, mut failure, mut told) = (reader.left(), None, began);
-        let partitions = unknown.len();
-        let mut read = 0_u64;
-        let done = reader.to_end(
-            |record| {
-                read += 1;
-                if read.is_multiple_of(1024) && told.elapsed() > PROGRESS {
+        let mut spreads = Vec::new();
+        let mut reader = Reader::of_partitions(settings, &state.topic, |count| {
+            let before = committed.iter().map(|committed| committed.and_then(|one| one.spread));
+            // Fewer are there only where the topic was made anew.
+            spreads =
+                before.map(|spread| spread.filter(|one| *one <= count).unwrap_or(count)).collect();
+            unknown.iter().zip(&spreads).map(|((_, number), spread)| number % spread).collect()
+        })?;
+        let (all, mut failure) = (reader.left(), None);
+        let (mut told, mut served, mut read) = (began, began, 0_u64);
+        let done = reader.to_end(|record| {
+            if record.is_none() || read.is_multiple_of(1024) {
+                if served.elapsed() > SERVE {
+                    served = Instant::now();
+                    failure = serve(self).err();
+                }
+                if told.elapsed() > PROGRESS {
                     told = Instant::now();
                     let (number, topic) = (lane.number, state.topic.as_str());
                     tracing::info!(lane = number, topic, read, of = all, "reading what is held");
                 }
+            }
+            if let Some(record) = record {
+                read += 1;
                 let key = record.key.as_deref().unwrap_or_default();
-                failure = restore.take(key, record.value.as_deref()).err();
-                failure.is_none() && !lane.shared.stopping()
-            },
-            || !lane.shared.stopping(),
-        )?;
+                let taken = restore.take(key, record.value.as_deref());
+                failure = failure.take().or_else(|| Some(taken.err()?.into()));
+            }
+            failure.is_none() && !self.reading.is_empty() && !lane.shared.stopping()
+        })?;
         if let Some(failure) = failure {
-            return Err(failure.into());
+            return Err(failure);
         }
-        if !done {
+        if lane.shared.stopping() {
             return Err(LaneError::Stopped);
         }
         let (entries, mut rows) = (restore.entries, 0);
+        // What has gone may have come again, and somebody may have had it in between: it is read anew.
+        let reading = std::mem::take(&mut self.reading);
+        if !done {
+            return Ok(());
+        }
         let restored = restore.finish(|topic| plans.holding(topic))?;
-        for (Restored { origin, holdings, orphans }, position) in
-            restored.into_iter().zip(positions)
+        for ((Restored { origin, holdings, orphans }, committed), spread) in
+            restored.into_iter().zip(committed).zip(spreads)
         {
+            let at = (origin.topic, origin.partition);
+            if !reading.contains(&at) {
+                continue;
+            }
+            let (topic, partition) = at;
             for Orphan { policy, view, rows, .. } in &orphans {
                 tracing::warn!(
                     policy,
                     view,
                     rows,
-                    partition = origin.partition,
+                    partition,
                     "what was held was made by other rules: it is suppressed; a reload lets it go in groups"
                 );
             }
             rows += holdings.iter().map(Holding::held).sum::<usize>();
-            let views =
-                holdings.into_iter().map(|holding| Held::new(holding, &lane.shared.metrics));
-            let one = Partition { position, views: views.collect(), orphans };
-            self.partitions.entry(origin.topic).or_default().insert(origin.partition, one);
+            let metrics = &lane.shared.metrics;
+            let views = holdings.into_iter();
+            let views = views.map(|holding| Held::new(holding, &topic, partition, metrics));
+            let (views, position) = (views.collect(), committed.map(|one| one.next));
+            let one = Partition { position, views, orphans, spread, unsaved: false };
+            self.partitions.entry(topic).or_default().insert(partition, one);
         }
         let took_s = began.elapsed().as_secs_f64();
         let label = lane.number.to_string();
         lane.shared.metrics.restore.with_label_values(&[label.as_str()]).observe(took_s);
         tracing::info!(
             lane = lane.number,
-            partitions,
+            partitions = reading.len(),
             entries,
             rows,
             took_ms = began.elapsed().as_millis() as u64,

@@ -29,6 +29,8 @@ use crate::telemetry::{Health, Metrics, Traces, Transaction};
 const GLANCE: u32 = 64;
 /// How long a lane without work waits before it looks at reloads and stops.
 const IDLE: Duration = Duration::from_millis(100);
+/// How many events are served at once where there is something else to do: a poll without time takes one.
+const SERVED: usize = 16;
 /// How long what waits to be told may take where nothing else is waited for.
 const SERVE: Duration = Duration::from_millis(50);
 /// A producer without a stable name leaves its transaction to the broker's clock: it is short.
@@ -312,14 +314,18 @@ impl Lane {
                     break;
                 }
             }
-            if transform.plans().hold() {
-                if batch.is_empty() && aborts > 0 {
-                    self.pause(pause)?;
+            if transform.plans().hold() && batch.is_empty() && aborts > 0 {
+                self.pause(pause)?;
+            }
+            while transform.is_unknown() && !shared.stopping() {
+                shared.not_ready(self.number);
+                if !held {
+                    source.hold()?;
+                    held = true;
                 }
-                if transform.is_unknown() {
-                    shared.not_ready(self.number);
-                }
-                transform.restore(&settings, &source)?;
+                transform.restore(&settings, &source, |holdings| {
+                    self.serve(&source, &mut batch, &mut assigned, holdings)
+                })?;
             }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
@@ -385,7 +391,7 @@ impl Lane {
                         LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {
                             pause = Duration::ZERO;
                         }
-                        LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_))
+                        LaneError::Sink(SinkError::Aborted(_))
                         | LaneError::Key(KeyError::Away(_)) => {
                             pause = backoff(aborts);
                             aborts += 1;
@@ -477,6 +483,23 @@ impl Lane {
                 break;
             }
             if let Some(record) = source.poll(left.min(IDLE))? {
+                batch.push(record);
+            }
+            self.rebalanced(source, batch, assigned, holdings);
+        }
+        Ok(())
+    }
+
+    /// Serves what waits just now, where there is something else to do meanwhile.
+    fn serve<'s>(
+        &self,
+        source: &'s Source,
+        batch: &mut Batch<SourceRecord<'s>>,
+        assigned: &mut usize,
+        holdings: &mut Holdings,
+    ) -> Result<(), LaneError> {
+        for _ in 0..SERVED {
+            if let Some(record) = source.poll(Duration::ZERO)? {
                 batch.push(record);
             }
             self.rebalanced(source, batch, assigned, holdings);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::lane::{Lane, LaneError, LaneShared, Observer};
@@ -136,6 +136,8 @@ pub struct Worker {
     /// Where telemetry is served.
     pub address: SocketAddr,
     remote: Option<Remote>,
+    /// Also those that come while it starts.
+    hangup: Signal,
     /// What forgets people, until it is at work.
     duty: Option<Duty>,
     erasure: Vec<JoinHandle<()>>,
@@ -147,6 +149,7 @@ impl Worker {
         config: Config,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Worker, RunError> {
+        let hangup = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
         let plans = Plans::load(&config)?;
         let settings = ClientSettings::new(&config)?;
         let metrics = Arc::new(Metrics::new()?);
@@ -194,6 +197,7 @@ impl Worker {
             connections: Vec::new(),
             address,
             remote,
+            hangup,
             duty,
             erasure: Vec::new(),
         };
@@ -214,7 +218,6 @@ impl Worker {
     pub async fn run(mut self) -> Result<(), RunError> {
         let of = |kind| signal(kind).map_err(RunError::Signals);
         let (mut term, mut int) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
-        let mut hangup = of(SignalKind::hangup())?;
         let mut watch = Watch::new(&self.shared.plans().files);
         // An authority renews certificates, and an orchestrator tokens.
         let mut served = Watch::new(&self.remote_files());
@@ -237,7 +240,7 @@ impl Worker {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hangup.recv() => {
+                _ = self.hangup.recv() => {
                     loader.ask(Cause::Asked);
                     self.renew().await;
                 }

@@ -14,7 +14,7 @@ use super::topics::{Takes, Topics};
 use crate::audit::{Auditor, Change, Mark, Quarantined};
 use crate::config::Oversize;
 use crate::crypto::{KeyError, SubjectId, SubjectKeys};
-use crate::kafka::{ClientSettings, Positions, Sink, Source, SourceRecord};
+use crate::kafka::{ClientSettings, Position, Positions, Sink, Source, SourceRecord};
 use crate::plans::{Claim, Plans};
 use crate::policy::{OnErased, Plan, ViewPlan};
 use crate::quarantine::{Coordinates, Sealing};
@@ -121,9 +121,14 @@ impl<'l> Transform<'l> {
         self.holdings.is_unknown(&self.plans)
     }
 
-    /// Has back what is held of the partitions that have come.
-    pub fn restore(&mut self, settings: &ClientSettings, source: &Source) -> Result<(), LaneError> {
-        self.holdings.restore(self.lane, settings, &self.plans, source)
+    /// Has back what is held of the partitions that have come. `serve` serves rebalances meanwhile; the source is held.
+    pub fn restore(
+        &mut self,
+        settings: &ClientSettings,
+        source: &Source,
+        serve: impl FnMut(&mut Holdings) -> Result<(), LaneError>,
+    ) -> Result<(), LaneError> {
+        self.holdings.restore(self.lane, settings, &self.plans, source, serve)
     }
 
     /// From now on under other plans; nothing is in the making.
@@ -172,6 +177,9 @@ impl<'l> Transform<'l> {
                 *self.audited.entry(event.kind()).or_default() += 1;
             }
             positions.0.extend(reached.0);
+        }
+        for Position { topic, partition, spread, .. } in &mut positions.0 {
+            *spread = self.holdings.spread(topic, *partition);
         }
         for change in changes {
             let event = self.auditor.changed(change);
@@ -222,35 +230,29 @@ impl<'l> Transform<'l> {
     fn let_go_of(&mut self, holdings: &mut Holdings) -> Result<Positions, LaneError> {
         let mut positions = Positions::default();
         let Some(state) = &self.lane.shared.config.state else { return Ok(positions) };
-        let now_ms = now_ms();
-        holdings.tick(now_ms, |topic, partition| {
-            self.works.get(topic).is_some_and(|work| work.account.has(partition))
-        });
+        let (began, now_ms, quiet) = (Instant::now(), now_ms(), holdings.quiet());
         for (topic, of_topic) in &mut holdings.partitions {
             for (number, partition) in of_topic {
-                let orphans = std::mem::take(&mut partition.orphans);
-                let touched = partition.views.iter().any(|view| view.holding.is_touched());
-                if !touched && orphans.is_empty() {
-                    continue;
-                }
-                self.work(topic)?;
                 let came = self.works.get(topic).is_some_and(|work| work.account.has(*number));
-                if partition.position.is_none() && !came {
-                    // Without an offset to commit nobody could be kept from doing the same.
-                    partition.orphans = orphans;
+                // Without an offset to commit nobody could be kept from doing the same.
+                if !(came || partition.position.is_some()) || !partition.wants(now_ms, quiet) {
                     continue;
                 }
+                partition.unsaved = true;
+                self.work(topic)?;
                 let Some(Work { account, targets, rewriter, .. }) = self.works.get_mut(topic)
                 else {
                     continue;
                 };
-                if !account.has(*number) {
-                    positions.0.extend(partition.position.map(|at| (topic.clone(), *number, at)));
+                if let (false, Some(next)) = (came, partition.position) {
+                    let (topic, partition) = (topic.clone(), *number);
+                    positions.0.push(Position { topic, partition, next, spread: None });
                 }
-                for orphan in orphans {
+                let home = partition.home(*number);
+                for orphan in std::mem::take(&mut partition.orphans) {
                     account.of_many(&orphan.view).suppressed += orphan.rows as u64;
                     for entry in orphan.end() {
-                        self.sink.state(&state.topic, &entry, *number)?;
+                        self.sink.state(&state.topic, &entry, home)?;
                     }
                 }
                 for held in &mut partition.views {
@@ -259,25 +261,25 @@ impl<'l> Transform<'l> {
                     let target = plan.views.iter().position(|one| one.name == view);
                     let Some(target) = target.and_then(|at| targets.get(at)) else { continue };
                     let figures = account.of_many(&view);
-                    held.holding.settle(|fate| {
-                        // The limit of the view was kept when they came: to wait here would keep a transaction open.
-                        let fits = |record: &Sanitized<'_>| target.takes.refuses(record).is_none();
-                        if let Some(record) = figures.take(&fate, fits) {
-                            self.sink.publish(&target.topic, record, Some(now_ms), *number)?;
-                        }
-                        Ok::<(), LaneError>(())
-                    })?;
+                    let mut more = true;
+                    while more {
+                        // What is due beyond what a transaction has time for stays due.
+                        more = began.elapsed() < self.budget && held.tick(now_ms, quiet);
+                        held.holding.settle(|fate| {
+                            // The limit of the view was kept when they came: to wait here would keep a transaction open.
+                            let fits =
+                                |record: &Sanitized<'_>| target.takes.refuses(record).is_none();
+                            if let Some(record) = figures.take(&fate, fits) {
+                                self.sink.publish(&target.topic, record, Some(now_ms), *number)?;
+                            }
+                            Ok::<(), LaneError>(())
+                        })?;
+                    }
                     if let Some(counted) = held.holding.counted() {
                         figures.counted(&counted);
                     }
-                    if let Some(left) = held.holding.budget_left() {
-                        let partition = number.to_string();
-                        let labels = [plan.policy.name.as_str(), &view, topic.as_str(), &partition];
-                        let metric = &self.lane.shared.metrics.budget_left;
-                        metric.with_label_values(&labels).set(left);
-                    }
                     let key = self.sealing.key();
-                    let entries = match held.is_closing() {
+                    let entries = match held.is_over() {
                         false => held.holding.entries(key)?,
                         true => {
                             let heir = held.succeed(self.lane, topic, *number)?;
@@ -288,7 +290,7 @@ impl<'l> Transform<'l> {
                         }
                     };
                     for entry in entries {
-                        self.sink.state(&state.topic, &entry, *number)?;
+                        self.sink.state(&state.topic, &entry, home)?;
                     }
                 }
             }

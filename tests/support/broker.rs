@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs, mem, process, thread};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfig};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -178,6 +181,27 @@ impl Broker {
         let consumer: BaseConsumer = create(&self.client());
         let found = partitions_of(&consumer, name);
         assert_eq!(found.len(), usize::try_from(partitions).unwrap(), "partitions of {name}");
+    }
+
+    /// Gives a topic more partitions: so many in all.
+    pub fn add_partitions(&self, name: &str, partitions: usize) {
+        let admin: AdminClient<DefaultClientContext> = create(&self.client());
+        let options =
+            AdminOptions::new().request_timeout(Some(LIMIT)).operation_timeout(Some(LIMIT));
+        let asked = [NewPartitions::new(name, partitions)];
+        let done = block_on(admin.create_partitions(&asked, &options)).unwrap();
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        wait_until("the partitions", || {
+            (0..partitions).all(|number| self.leader(name, number as i32).is_some())
+        });
+    }
+
+    /// Gives a topic this setting, and no other.
+    pub fn set(&self, name: &str, key: &str, value: &str) {
+        let admin: AdminClient<DefaultClientContext> = create(&self.client());
+        let config = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        let done = block_on(admin.alter_configs(&[config], &AdminOptions::new())).unwrap();
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
 
     /// Produces outside of a transaction, partitions by key, and waits for every acknowledgement.

@@ -11,7 +11,7 @@ use super::super::path::Path;
 use super::{Parser, one_line};
 use crate::aggregate::{
     self, Budget, Field as Number, Loss, Period, PeriodTime, Privacy, Settings, Stream,
-    SystemNoise, Windows,
+    SystemNoise, Unfit, Windows,
 };
 use crate::operator::Treatment;
 use crate::operator::anonymize::{AGGREGATED, group_name};
@@ -50,6 +50,52 @@ const AHEAD_MS: i64 = 24 * 3600 * 1000;
 /// Epsilon has so many decimal places, and delta so many.
 const EPSILON_PLACES: i64 = 9;
 const DELTA_PLACES: i64 = 18;
+
+/// Why there can be no such figures, in the words of a policy: what was found, and what is expected.
+fn unfit_words(
+    unfit: &Unfit,
+    settings: &Settings,
+    numbers: &[(Path, Number)],
+    figures: &[(String, aggregate::Aggregate)],
+) -> (String, String) {
+    let figure = |at: usize| figures.get(at).map_or("", |(name, _)| name.as_str());
+    let (found, expected) = match *unfit {
+        Unfit::NoBounds(at) => (
+            format!("`{}` with `privacy`, of a number without bounds", figure(at)),
+            "`min` and `max` of its number: they limit what one subject can change".to_owned(),
+        ),
+        Unfit::Extreme(at) => (
+            format!("`{}`, an extreme, with `privacy`", figure(at)),
+            "a quantile, such as 0.01 or 0.99: an extreme is the value of one subject".to_owned(),
+        ),
+        Unfit::Field(at) => (
+            format!(
+                "the bounds of `{}`",
+                numbers.get(at).map(|(path, _)| path.to_string()).unwrap_or_default()
+            ),
+            "a `min` below its `max`".to_owned(),
+        ),
+        Unfit::MostGroups(least) => (
+            format!("`groups: {}` with `privacy`", settings.most_groups),
+            format!(
+                "as many as are declared, or at least {least} (`subjects` times `contributions`): what one subject adds \
+                 must not push out others"
+            ),
+        ),
+        Unfit::MostSubjects(least) => (
+            format!("`subjects: {}` with `privacy`", settings.most_subjects),
+            format!("at least {least}: that fewer had no room cannot be told with noise"),
+        ),
+        Unfit::MostWindows(open) => (
+            format!("{open} windows that are open at once"),
+            format!(
+                "at most {MOST_WINDOWS}: a longer `every`, or a shorter `window` or `lateness`"
+            ),
+        ),
+        _ => (unfit.to_string(), "windows and figures that can be made".to_owned()),
+    };
+    (found, expected)
+}
 
 impl Parser<'_> {
     /// Gives the exceptions as well that take the place of the treatments of classes.
@@ -114,7 +160,8 @@ impl Parser<'_> {
             most_windows: MOST_WINDOWS,
         };
         if let Err(unfit) = Stream::new(settings.clone(), Box::new(SystemNoise)) {
-            self.at(map.span(), unfit.to_string(), "windows and figures that can be made");
+            let (found, expected) = unfit_words(&unfit, &settings, &numbers, &figures);
+            self.at(map.span(), found, expected);
             return None;
         }
         self.is_sound(map, &settings);
