@@ -556,7 +556,12 @@ fn private(windows: u32) -> String {
 fn a_budget_is_spent_once_however_often_the_rules_change_under_traffic() {
     const BUDGET: u32 = 8;
     let scene = orders_scene("budgets", &private(BUDGET), 1);
-    let mut running = Some(scene.site.start("one"));
+    let start = || {
+        let worker = scene.site.start("one");
+        until("started", 30, || worker.get("/metrics").is_some());
+        Some(worker)
+    };
+    let mut running = start();
     let file = scene.site.path("policy.yaml");
     let text = fs::read_to_string(&file).unwrap();
     let done = AtomicBool::new(false);
@@ -583,9 +588,7 @@ fn a_budget_is_spent_once_however_often_the_rules_change_under_traffic() {
                     0 => worker.kill(),
                     _ => assert!(worker.stop().success()),
                 }
-                let worker = scene.site.start("one");
-                until("started", 30, || worker.get("/metrics").is_some());
-                running = Some(worker);
+                running = start();
             }
             std::thread::sleep(Duration::from_millis(400));
         }
