@@ -61,6 +61,8 @@ bench: ## Benchmarks, with ratios taken in one run; the one on Kafka needs about
 	tests/kafka/broker lib
 	cargo bench --locked --bench rewrite
 	cargo bench --locked --bench groups
+	cargo bench --locked --bench aggregates
+	cargo bench --locked --bench of_many
 	cargo bench --locked --bench keys
 	cargo bench --locked --bench kafka
 

@@ -1,7 +1,8 @@
 //! The worker against a lane that copies bytes, on a real broker, in one run: `make bench`.
 //!
 //! Both read the same backlog with one lane, the same client settings and the same batches, in transactions.
-//! `VEILSTREAM_BENCH_EVENTS` sets the size of the backlog. Method and results: docs/benchmarks.md.
+//! Then views of many against a view of changes, and the restore of what they hold. `VEILSTREAM_BENCH_EVENTS` sets the size of the
+//! backlog, and `cargo bench --bench kafka -- lanes` or `-- many` chooses a part. Method and results: docs/benchmarks.md.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +12,8 @@
     reason = "a test that fails here fails where it should"
 )]
 
+#[allow(dead_code)]
+mod adult;
 #[allow(dead_code)]
 #[path = "../tests/support/broker.rs"]
 mod broker;
@@ -57,9 +60,20 @@ impl Progress {
 }
 
 fn main() {
+    let asked: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|word| word == part);
     let total = std::env::var("VEILSTREAM_BENCH_EVENTS").ok().and_then(|text| text.parse().ok());
-    let total: u64 = total.unwrap_or(2_000_000);
     let broker = Broker::start("bench");
+    if is_asked("lanes") {
+        lanes(&broker, total.unwrap_or(2_000_000));
+    }
+    if is_asked("many") {
+        many(&broker, total.unwrap_or(1_000_000));
+    }
+}
+
+fn lanes(broker: &Broker, total: u64) {
     let prefix = format!("bench{}", std::process::id());
     let topic = |name: &str| format!("{prefix}.{name}");
     for name in ["raw", "analytics", "copy"] {
@@ -70,7 +84,7 @@ fn main() {
     }
     let events = reference::events(5_000);
     println!("a backlog of {total} events, {PARTITIONS} partitions");
-    produce(&broker, &topic("raw"), &events, total);
+    produce(broker, &topic("raw"), &events, total);
 
     let policy = reference::POLICY.replace("crm.customers.raw", &topic("raw"));
     let policy = policy.replace("crm.customers.analytics", &topic("analytics"));
@@ -82,27 +96,13 @@ fn main() {
     let (copied, copy_commit) = copy(&settings, &topic("raw"), &topic("copy"), total);
 
     let process = site.start("bench");
-    let consumed =
-        |process: &WorkerProcess| process.metric("veilstream_consumed_records_total", "");
-    let (mut progress, mut memory) = (Progress::default(), Vec::new());
-    let began = Instant::now();
-    while progress.0.last().is_none_or(|(_, records)| *records < total) {
-        assert!(began.elapsed() < LIMIT, "the worker is too slow");
-        progress.note(consumed(&process) as u64);
-        memory.push((progress.0.last().map_or(0, |(_, records)| *records), resident(process.id())));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let stage = |stage: &str| {
-        let label = format!("stage=\"{stage}\"");
-        let sum = process.metric("veilstream_stage_seconds_sum", &label);
-        1e3 * sum / process.metric("veilstream_stage_seconds_count", &label)
-    };
+    let (progress, memory) = follow(&process, total);
     let (worked, copied) = (progress.rate(total), copied.rate(total));
     println!("  copying lane    {copied:>9.0} records/s   commit {copy_commit:.1} ms on average");
     println!(
         "  worker, 1 lane  {worked:>9.0} records/s   commit {:.1} ms, transform {:.1} ms a batch",
-        stage("commit"),
-        stage("transform")
+        stage(&process, "commit"),
+        stage(&process, "transform")
     );
     println!("  worker / copying lane  {:.2}   target 0.6", worked / copied);
     let at = |share: u64| {
@@ -117,8 +117,122 @@ fn main() {
     );
     assert!(process.stop().success());
     for share in [16, 4] {
-        latency(&broker, &format!("{prefix}.paced{share}"), &events, worked, share);
+        latency(broker, &format!("{prefix}.paced{share}"), &events, worked, share);
     }
+}
+
+/// Until so many records are consumed: when how many were, and how much memory was taken by then.
+fn follow(process: &WorkerProcess, total: u64) -> (Progress, Vec<(u64, u64)>) {
+    let (mut progress, mut memory) = (Progress::default(), Vec::new());
+    let began = Instant::now();
+    while progress.0.last().is_none_or(|(_, records)| *records < total) {
+        assert!(began.elapsed() < LIMIT, "the worker is too slow");
+        progress.note(process.metric("veilstream_consumed_records_total", "") as u64);
+        memory.push((progress.0.last().map_or(0, |(_, records)| *records), resident(process.id())));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (progress, memory)
+}
+
+/// Milliseconds of a stage for a batch, on average.
+fn stage(process: &WorkerProcess, stage: &str) -> f64 {
+    let label = format!("stage=\"{stage}\"");
+    let sum = process.metric("veilstream_stage_seconds_sum", &label);
+    1e3 * sum / process.metric("veilstream_stage_seconds_count", &label)
+}
+
+/// Views of many beside a view of changes of the same events, one after the other; then a million rows that wait, and
+/// how they are had back.
+fn many(broker: &Broker, total: u64) {
+    let prefix = format!("many{}", std::process::id());
+    let raw = format!("{prefix}.raw");
+    broker.create_topic(&raw, PARTITIONS);
+    println!(
+        "a backlog of {total} events of Adult, each of another person, {PARTITIONS} partitions"
+    );
+    let events = adult::events(total as usize);
+    produce(broker, &raw, &events, total);
+    drop(events);
+    // The largest number of rows that wait counts for each partition.
+    let few = 10_000 / PARTITIONS as usize;
+    let mut first = None;
+    for (name, view) in [
+        ("changes", adult::CHANGES.to_owned()),
+        ("k2", adult::groups(2, few)),
+        ("k10", adult::groups(10, few)),
+        ("k50", adult::groups(50, few)),
+        ("windows", adult::windows("")),
+        ("private", adult::windows(adult::PRIVACY)),
+    ] {
+        let site = of_many(broker, &prefix, name, &view);
+        let process = site.start("bench");
+        let (progress, _) = follow(&process, total);
+        let rate = progress.rate(total);
+        let first = *first.get_or_insert(rate);
+        println!(
+            "  {name:8} {rate:>9.0} records/s   {:.2} of the view of changes   commit {:.1} ms, transform {:.1} ms a batch",
+            rate / first,
+            stage(&process, "commit"),
+            stage(&process, "transform")
+        );
+        assert!(process.stop().success());
+    }
+
+    // So many people are never alike: all wait.
+    let site = of_many(broker, &prefix, "held", &adult::groups(100_000, 100_000_000));
+    let process = site.start("bench");
+    let (progress, memory) = follow(&process, total);
+    let of_file = resident(process.id());
+    println!(
+        "  {total} rows that wait: {:.0} records/s; {} MiB resident before, {} MiB then",
+        progress.rate(total),
+        memory.first().map_or(0, |(_, kib)| *kib) / 1024,
+        of_file / 1024
+    );
+    assert!(process.stop().success());
+    let (mut entries, mut bytes) = (0_u64, 0);
+    broker::consume_each(broker.bootstrap(), &format!("{prefix}.held.state"), |entry| {
+        entries += 1;
+        bytes += [entry.key, entry.payload].iter().flatten().map(Vec::len).sum::<usize>();
+    });
+    println!(
+        "  {entries} entries of the changelog, {:.0} bytes a row",
+        bytes as f64 / total as f64
+    );
+    let process = site.start("bench");
+    let began = Instant::now();
+    while process.metric("veilstream_held_records", "") < total as f64 {
+        assert!(began.elapsed() < LIMIT, "the restore is too slow");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!(
+        "  restored in {:.1} s, by the worker's metric; {:.1} s from its start; {} MiB resident",
+        process.metric("veilstream_restore_seconds_sum", ""),
+        began.elapsed().as_secs_f64(),
+        resident(process.id()) / 1024
+    );
+    assert!(process.stop().success());
+}
+
+/// Topics and a site for one view of the events of Adult.
+fn of_many(broker: &Broker, prefix: &str, name: &str, view: &str) -> Site {
+    let group = format!("{prefix}.{name}");
+    let topic = |name: &str| format!("{group}.{name}");
+    for name in ["view", "quarantine", "audit"] {
+        broker.create_topic(&topic(name), PARTITIONS);
+    }
+    broker.create_topic_with(&topic("state"), 3, &[("cleanup.policy", "compact")]);
+    let policy = format!("{}{view}", adult::FIELDS);
+    let policy = policy.replace("topic: raw", &format!("topic: {prefix}.raw"));
+    let policy = policy.replace("topic: view", &format!("topic: {}", topic("view")));
+    let mut site = Site::new(broker.bootstrap(), &group, &policy);
+    site.extra = format!("state: {{ topic: {}, folder: . }}", topic("state"));
+    for file in std::fs::read_dir(adult::FOLDER).expect("the data of Adult") {
+        let file = file.expect("a file").path();
+        let name = file.file_name().unwrap_or_default();
+        std::fs::copy(&file, site.folder.path().join(name)).expect("a copy");
+    }
+    site
 }
 
 /// The latency at a part of what the worker works off alone; the producer takes its share of the cores, too.

@@ -2,10 +2,13 @@
 //! what a row that waits takes, and how long it takes to have a million of them back.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+#[allow(dead_code)]
+mod adult;
+
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use std::{env, fs};
 
 use veilstream::crypto::ciphertext::{Algorithm, SealKey};
 use veilstream::crypto::{KeySource, Purpose};
@@ -14,100 +17,19 @@ use veilstream::keys::Keyset;
 use veilstream::policy::{Plan, Policy};
 use veilstream::rewrite::Rewriter;
 
-const ADULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/adult/");
 const BATCH: usize = 10_000;
 const EVENTS: usize = 300_000;
 const HELD: usize = 1_000_000;
 
-const FIELDS: &str = "
-policy: adult
-version: 1
-source: { topic: raw, format: json }
-subject: id
-fields:
-  { id: identifier, at: time, sex: sex, age: age, race: race, marital: marital, education: education, country: country,
-    work: work, occupation: occupation, salary: salary, note: note }
-views:
-";
-const CHANGES: &str = "
-  view:
-    topic: view
-    key: drop
-    classes:
-      identifier: drop
-      time: drop
-      sex: keep
-      age: { generalize: { numbers: 10 } }
-      race: keep
-      marital: { generalize: { hierarchy: adult_hierarchy_marital-status.csv } }
-      education: { generalize: { hierarchy: adult_hierarchy_education.csv } }
-      country: { generalize: { hierarchy: adult_hierarchy_native-country.csv } }
-      work: { generalize: { hierarchy: adult_hierarchy_workclass.csv } }
-      occupation: keep
-      salary: keep
-      note: drop
-";
-const GROUPS: &str = "
-  view:
-    topic: view
-    anonymize:
-      k: K
-      within: 31d
-      most: MOST
-      quasi_identifiers:
-        sex: { hierarchy: adult_hierarchy_sex.csv }
-        age: { numbers: [0, 120] }
-        race: { hierarchy: adult_hierarchy_race.csv }
-        marital: { hierarchy: adult_hierarchy_marital-status.csv }
-        education: { hierarchy: adult_hierarchy_education.csv }
-        country: { hierarchy: adult_hierarchy_native-country.csv }
-        work: { hierarchy: adult_hierarchy_workclass.csv }
-    default: drop
-    classes: { occupation: keep, salary: keep }
-";
-const WINDOWS: &str = "
-  view:
-    topic: view
-    aggregate:
-      window: 1m
-      time: { path: at, unit: millis }
-      lateness: 5s
-      by: [education, country]
-      least: 10
-      contributions: 10
-      numbers: { age: { min: 0, max: 120 } }
-      figures: { people: subjects, records: count, mean_age: { mean: age }, median_age: { quantile: 0.5, of: age } }
-PRIVACY
-    default: drop
-    classes: { education: keep, country: keep }
-";
-const PRIVACY: &str = "      privacy: { epsilon: 1, delta: 0.000001, budget: { epsilon: 1000000, delta: 0.9, per: ever } }\n      subjects: 100000";
-
 fn plan(view: &str, keys: &Keyset) -> Arc<Plan> {
-    let text = format!("{FIELDS}{view}");
+    let text = format!("{}{view}", adult::FIELDS);
     let read = move |path: &Path| match path.extension() {
         Some(ending) if ending == "csv" => fs::read_to_string(path),
         _ => Ok(text.clone()),
     };
-    let policy = Policy::load_with(&Path::new(ADULT).join("policy.yaml"), &read);
+    let policy = Policy::load_with(&Path::new(adult::FOLDER).join("policy.yaml"), &read);
     let policy = policy.unwrap_or_else(|errors| panic!("{errors}"));
     Arc::new(Plan::compile(Arc::new(policy), keys).unwrap())
-}
-
-/// The people of Adult, again and again; each time other people.
-fn events(count: usize) -> Vec<String> {
-    let text = fs::read_to_string(Path::new(ADULT).join("adult.csv")).unwrap();
-    let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(';').collect()).collect();
-    (0..count)
-        .map(|number| {
-            let row = &rows[number % rows.len()];
-            format!(
-                r#"{{"id":{number},"at":{},"sex":"{}","age":{},"race":"{}","marital":"{}","education":"{}","country":"{}","work":"{}","occupation":"{}","salary":"{}","note":"what nobody is to read, and nobody gets"}}"#,
-                1_767_225_600_000_u64 + number as u64,
-                row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8],
-            )
-        })
-        .collect()
 }
 
 fn origin() -> Origin {
@@ -185,10 +107,7 @@ fn main() {
     let keys = Keyset::generate();
     let key =
         Arc::new(SealKey::new(&keys.primary(Purpose::Quarantine).unwrap(), Algorithm::Aes256Gcm));
-    let groups = |k: usize, most: usize| {
-        GROUPS.replace("K\n", &format!("{k}\n")).replace("MOST", &most.to_string())
-    };
-    let all = events(EVENTS);
+    let all = adult::events(EVENTS);
     println!("{EVENTS} events of Adult, batches of {BATCH}, changelog sealed; one processor");
     println!(
         "{:>34} {:>10} {:>7} {:>10} {:>10} {:>9} {:>9}",
@@ -196,12 +115,12 @@ fn main() {
     );
     let mut first = 0.0;
     for (name, view) in [
-        ("changes (stateless)", CHANGES.to_owned()),
-        ("anonymize, k = 2, 10 000 held", groups(2, 10_000)),
-        ("anonymize, k = 10, 10 000 held", groups(10, 10_000)),
-        ("anonymize, k = 50, 10 000 held", groups(50, 10_000)),
-        ("aggregate", WINDOWS.replace("PRIVACY\n", "")),
-        ("aggregate, privacy", WINDOWS.replace("PRIVACY", PRIVACY)),
+        ("changes (stateless)", adult::CHANGES.to_owned()),
+        ("anonymize, k = 2, 10 000 held", adult::groups(2, 10_000)),
+        ("anonymize, k = 10, 10 000 held", adult::groups(10, 10_000)),
+        ("anonymize, k = 50, 10 000 held", adult::groups(50, 10_000)),
+        ("aggregate", adult::windows("")),
+        ("aggregate, privacy", adult::windows(adult::PRIVACY)),
     ] {
         let (run, _) = run(&plan(&view, &keys), &all, &key, false);
         let rate = EVENTS as f64 / run.seconds;
@@ -218,9 +137,9 @@ fn main() {
     drop(all);
 
     // Nobody is alike: all of them wait.
-    let view = groups(100_000, HELD + 1);
+    let view = adult::groups(100_000, HELD + 1);
     let plan = plan(&view, &keys);
-    let all: Vec<String> = events(HELD);
+    let all: Vec<String> = adult::events(HELD);
     let before = resident_mib();
     let (run, holding) = run(&plan, &all, &key, true);
     let log_mib = run

@@ -311,6 +311,11 @@ mod tests {
         assert_eq!(of("g,s\na,1\na,1\nb,1\nb,\n").0, Distance::Equal);
         assert_eq!(of("{\"g\":1,\"s\":1}\n{\"g\":1,\"s\":\"1\"}").0, Distance::Equal);
         assert_eq!(of("g,s\na,1\nb,1\n"), (Distance::Ordered, 0.0));
+        // What nobody has in the end is no value.
+        let last = "g,s,who\na,x,1\na,1,1\nb,2,2\nb,,3\nb,3,3\n";
+        let told = figures(&question(&["g"], &["s"], Some("who")), last, None);
+        let sensitive = &told.sensitive[0];
+        assert_eq!((sensitive.distance, sensitive.values), (Distance::Ordered, 3));
     }
 
     #[test]
