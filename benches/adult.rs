@@ -1,4 +1,9 @@
 //! The people of Adult as events, and views of them; the same for all benchmarks of views of many.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark that fails here fails where it should"
+)]
 
 use std::fs;
 use std::path::Path;

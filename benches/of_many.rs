@@ -160,9 +160,9 @@ fn main() {
     );
     drop((holding, all));
     let start = Instant::now();
-    let mut restore = Restore::new(vec![origin()], &keys, Room::default());
+    let mut restore = Restore::new(vec![(origin(), 0)], &keys, Room::default());
     for entry in &run.log {
-        restore.take(entry.key(), entry.value()).unwrap();
+        restore.take(0, entry.key(), entry.value()).unwrap();
     }
     let read = start.elapsed().as_secs_f64();
     let restored = restore.finish(|_| vec![plan.views[0].holds.as_ref().unwrap()]).unwrap();

@@ -383,9 +383,9 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
     }
     let entries = compacted(&log);
     let read = |entries: &[Logged]| {
-        let mut restore = Restore::new(vec![origin()], &keys, Room::default());
+        let mut restore = Restore::new(vec![(origin(), 0)], &keys, Room::default());
         for (key, value) in entries {
-            restore.take(key, value.as_deref())?;
+            restore.take(0, key, value.as_deref())?;
         }
         restore.finish(|_| vec![&holds])
     };
@@ -418,17 +418,17 @@ fn the_changelog_gives_back_what_was_held_and_nothing_that_was_tampered_with() {
     let summary = entries.iter().position(|(key, _)| key.ends_with(b"/s")).unwrap();
     assert!(matches!(fails(&|all| drop(all.remove(summary))), Some(RestoreError::NotWhole(_))));
     let foreign = Keyset::generate();
-    let mut restore = Restore::new(vec![origin()], &foreign, Room::default());
+    let mut restore = Restore::new(vec![(origin(), 0)], &foreign, Room::default());
     let (key, value) = &entries[0];
-    assert!(matches!(restore.take(key, value.as_deref()), Err(RestoreError::Key(_))));
+    assert!(matches!(restore.take(0, key, value.as_deref()), Err(RestoreError::Key(_))));
     // What belongs to others, or is nothing of ours, is passed.
     let elsewhere = Origin { partition: 4, ..origin() };
-    let mut restore = Restore::new(vec![elsewhere], &foreign, Room::default());
+    let mut restore = Restore::new(vec![(elsewhere, 0)], &foreign, Room::default());
     for (key, value) in &entries {
-        restore.take(key, value.as_deref()).unwrap();
+        restore.take(0, key, value.as_deref()).unwrap();
     }
     for key in [&b"\xff"[..], b"", b"/", b"a/b/c/d/e/f/s", b"g/h/raw/3/x"] {
-        restore.take(key, Some(b"x")).unwrap();
+        restore.take(0, key, Some(b"x")).unwrap();
     }
     assert_eq!(restore.entries, 0);
 }

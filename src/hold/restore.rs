@@ -62,7 +62,8 @@ struct Part {
 pub struct Restore<'k> {
     keys: &'k dyn KeySource,
     opened: HashMap<(KeyId, u32), SealKey>,
-    origins: Vec<Origin>,
+    /// With the partition of the state topic that each is in: what is of it elsewhere is of another time.
+    origins: Vec<(Origin, i32)>,
     room: Room,
     /// By place.
     parts: HashMap<String, (usize, Part)>,
@@ -94,12 +95,18 @@ pub struct Restored {
 }
 
 impl<'k> Restore<'k> {
-    pub fn new(origins: Vec<Origin>, keys: &'k dyn KeySource, room: Room) -> Restore<'k> {
+    /// Origins with the partition of the changelog that each is in.
+    pub fn new(origins: Vec<(Origin, i32)>, keys: &'k dyn KeySource, room: Room) -> Restore<'k> {
         Restore { keys, opened: HashMap::new(), origins, room, parts: HashMap::new(), entries: 0 }
     }
 
-    /// The next entry of the changelog; those of others are passed.
-    pub fn take(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RestoreError> {
+    /// The next entry of a partition of the changelog; those of others are passed.
+    pub fn take(
+        &mut self,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), RestoreError> {
         let Some(key) = std::str::from_utf8(key).ok() else { return Ok(()) };
         let Some((place, kind)) = key.rsplit_once('/') else { return Ok(()) };
         let Some(kind) = Kind::parse(kind) else { return Ok(()) };
@@ -107,8 +114,11 @@ impl<'k> Restore<'k> {
             let Some(origin) = self.origin(place) else { return Ok(()) };
             self.parts.insert(place.to_owned(), (origin, Part::new(self.room.rows())));
         }
+        let Some((origin, part)) = self.parts.get_mut(place) else { return Ok(()) };
+        if self.origins.get(*origin).is_none_or(|(_, home)| *home != partition) {
+            return Ok(());
+        }
         self.entries += 1;
-        let Some((_, part)) = self.parts.get_mut(place) else { return Ok(()) };
         let Some(value) = value else {
             return Ok(part.forget(kind)?);
         };
@@ -131,7 +141,7 @@ impl<'k> Restore<'k> {
         let mut parts = place.rsplitn(4, '/');
         let (_fingerprint, _view, _policy) = (parts.next()?, parts.next()?, parts.next()?);
         let origin = parts.next()?;
-        let is = |known: &Origin| {
+        let is = |(known, _): &(Origin, i32)| {
             let rest =
                 origin.strip_prefix(known.group.as_str()).and_then(|rest| rest.strip_prefix('/'));
             let rest = rest.and_then(|rest| rest.strip_prefix(known.topic.as_str()));
@@ -149,7 +159,7 @@ impl<'k> Restore<'k> {
         let mut all: Vec<Restored> = self
             .origins
             .into_iter()
-            .map(|origin| Restored { origin, holdings: Vec::new(), orphans: Vec::new() })
+            .map(|(origin, _)| Restored { origin, holdings: Vec::new(), orphans: Vec::new() })
             .collect();
         for (place, (at, part)) in self.parts {
             let Some(restored) = all.get_mut(at) else { continue };

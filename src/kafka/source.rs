@@ -19,8 +19,8 @@ use super::client::{self, ClientSettings, Connection};
 use crate::config::GroupProtocol;
 use crate::rewrite::Header;
 
-/// How long the group's coordinator may take to say what is committed.
-const CALL: Duration = Duration::from_secs(30);
+/// How long the group's coordinator may take to say what is committed, before it is asked again.
+const CALL: Duration = Duration::from_secs(2);
 
 /// A partition came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -360,12 +360,20 @@ impl Source {
         }
     }
 
-    /// What is committed of partitions, where there is anything; transactions that are about to end are waited for.
+    /// What is committed of partitions, where there is anything; none while that is not known, for it waits for
+    /// transactions that are about to end.
     pub fn committed_offsets(
         &self,
         partitions: &[(String, i32)],
-    ) -> Result<Vec<Option<Committed>>, SourceError> {
-        let told = self.consumer.committed_offsets(list(partitions), CALL)?;
+    ) -> Result<Option<Vec<Option<Committed>>>, SourceError> {
+        use RDKafkaErrorCode::{OperationTimedOut, UnstableOffsetCommit};
+        let told = match self.consumer.committed_offsets(list(partitions), CALL) {
+            Ok(told) => told,
+            Err(error) => match error.rdkafka_error_code() {
+                Some(OperationTimedOut | UnstableOffsetCommit) => return Ok(None),
+                _ => return Err(error.into()),
+            },
+        };
         let of = |(topic, partition): &(String, i32)| {
             let told = told.find_partition(topic, *partition)?;
             let Offset::Offset(next) = told.offset() else { return None };
@@ -374,7 +382,7 @@ impl Source {
             let spread = metadata.ok().and_then(|text| text.strip_prefix(SPREAD)?.parse().ok());
             Some(Committed { next, spread: spread.filter(|spread| *spread > 0) })
         };
-        Ok(partitions.iter().map(of).collect())
+        Ok(Some(partitions.iter().map(of).collect()))
     }
 
     /// Commits without a transaction, for at-least-once.

@@ -27,11 +27,12 @@ impl Policy {
     /// Reads and checks the policy in `file`.
     pub fn load(file: &FilePath) -> Result<Policy, Diagnostics> {
         Policy::load_with(file, &|path| {
-            let mut text = String::new();
+            let mut text = Vec::new();
             // Not by its length: it may grow, or be a pipe.
-            std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+            std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut text)?;
             match text.len() as u64 <= MOST_BYTES {
-                true => Ok(text),
+                true => String::from_utf8(text)
+                    .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error)),
                 false => Err(std::io::Error::other(format!("more than {MOST_BYTES} bytes"))),
             }
         })

@@ -54,16 +54,30 @@ struct BudgetLeft {
 }
 
 impl BudgetLeft {
-    fn labels(&self) -> [&str; 4] {
-        self.labels.each_ref().map(String::as_str)
+    fn show(&self, left: Option<f64>) {
+        let labels = self.labels.each_ref().map(String::as_str);
+        match left {
+            Some(left) => self.gauge.with_label_values(&labels).set(left),
+            // It may never have been seen.
+            None => drop(self.gauge.remove_label_values(&labels)),
+        }
     }
 }
 
 impl Drop for BudgetLeft {
     fn drop(&mut self) {
-        // It may never have been seen.
-        let _ = self.gauge.remove_label_values(&self.labels());
+        self.show(None);
     }
+}
+
+/// By what it is told whether something is due.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    pub now_ms: i64,
+    /// Since when, in milliseconds since the epoch, what is there to be read has come without a break.
+    quiet: Option<i64>,
+    /// Nothing is due but what other rules wait for.
+    closing: bool,
 }
 
 /// What one view holds of a partition, with its metrics.
@@ -101,9 +115,7 @@ impl Held {
     fn show(&mut self) {
         self.records.set(self.holding.held());
         self.bytes.set(self.holding.bytes());
-        if let Some(left) = self.holding.budget_left() {
-            self.budget.gauge.with_label_values(&self.budget.labels()).set(left);
-        }
+        self.budget.show(self.holding.budget_left());
     }
 
     /// All of it is let go, for other rules.
@@ -112,20 +124,23 @@ impl Held {
     }
 
     /// Has what is due leave, or a part of it. True where more is.
-    pub fn tick(&mut self, now_ms: i64, quiet: Option<i64>) -> bool {
-        if !self.is_due(now_ms, quiet) {
+    pub fn tick(&mut self, moment: Moment) -> bool {
+        if !self.is_due(moment) {
             return false;
         }
         if !self.closing {
-            return self.holding.tick(now_ms);
+            return self.holding.tick(moment.now_ms);
         }
         let more = self.holding.flush();
         self.over = !more;
         more
     }
 
-    fn is_due(&self, now_ms: i64, quiet: Option<i64>) -> bool {
-        (self.closing && !self.over) || self.holding.due(quiet).is_some_and(|due| due <= now_ms)
+    fn is_due(&self, moment: Moment) -> bool {
+        match moment.closing {
+            true => self.closing && !self.over,
+            false => self.holding.due(moment.quiet).is_some_and(|due| due <= moment.now_ms),
+        }
     }
 
     /// What goes on by other rules from how it is left now, if it is to.
@@ -150,21 +165,23 @@ pub struct Partition {
     pub orphans: Vec<Orphan>,
     /// Among so many partitions the state topic spreads it: as many as there were when it was committed first. So it is
     /// found where it is when there are more.
-    spread: i32,
+    spread: Option<i32>,
+    /// What is held was read: not where no view holds.
+    read: bool,
     /// Something is other than it was committed.
     pub unsaved: bool,
 }
 
 impl Partition {
     /// Whether something has come, or is due.
-    pub fn wants(&self, now_ms: i64, quiet: Option<i64>) -> bool {
-        let wants = |view: &Held| view.holding.is_touched() || view.is_due(now_ms, quiet);
+    pub fn wants(&self, moment: Moment) -> bool {
+        let wants = |view: &Held| view.holding.is_touched() || view.is_due(moment);
         !self.orphans.is_empty() || self.views.iter().any(wants)
     }
 
     /// The partition of the state topic.
     pub fn home(&self, number: i32) -> i32 {
-        number % self.spread
+        number % self.spread.unwrap_or(1)
     }
 }
 
@@ -175,6 +192,8 @@ pub struct Holdings {
     /// Since when, in milliseconds since the epoch, what is there to be read has come without a break: the broker
     /// answered, and no partition has come.
     quiet: Option<i64>,
+    /// Other rules wait until what was held by those of before is let go.
+    closing: bool,
     /// What is being read, and has not gone since that began.
     reading: BTreeSet<(String, i32)>,
     pub partitions: HashMap<String, HashMap<i32, Partition>>,
@@ -204,27 +223,31 @@ impl Holdings {
         }
     }
 
-    /// Since when what is there to be read has come without a break.
-    pub fn quiet(&self) -> Option<i64> {
-        self.quiet
+    pub fn moment(&self) -> Moment {
+        Moment { now_ms: now_ms(), quiet: self.quiet, closing: self.closing }
     }
 
     /// Among how many partitions the state topic spreads what is held, where that is known.
     pub fn spread(&self, topic: &str, partition: i32) -> Option<i32> {
-        Some(self.partitions.get(topic)?.get(&partition)?.spread)
+        self.partitions.get(topic)?.get(&partition)?.spread
     }
 
-    /// The partitions of which it is not known what is held.
+    /// The partitions of which it is not known what is held, or where it would be.
     fn unknown(&self, plans: &Plans) -> Vec<(String, i32)> {
         let known = |(topic, partition): &(String, i32)| {
-            self.partitions.get(topic).is_some_and(|of_topic| of_topic.contains_key(partition))
+            let one = self.partitions.get(topic).and_then(|of_topic| of_topic.get(partition));
+            one.is_some_and(|one| one.read || plans.holding(topic).is_empty())
         };
-        let unknown = self.assigned.iter().filter(|partition| !known(partition));
-        unknown.filter(|(topic, _)| !plans.holding(topic).is_empty()).cloned().collect()
+        self.assigned.iter().filter(|partition| !known(partition)).cloned().collect()
     }
 
-    pub fn is_unknown(&self, plans: &Plans) -> bool {
-        !self.unknown(plans).is_empty()
+    pub fn is_unknown(&self, lane: &Lane, plans: &Plans) -> bool {
+        lane.shared.config.state.is_some() && !self.unknown(plans).is_empty()
+    }
+
+    /// Other rules wait until what is held is let go: nothing may come by those of before.
+    pub fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// The broker answers, or does not.
@@ -236,12 +259,13 @@ impl Holdings {
     }
 
     /// Whether something is to be let go, though nothing comes.
-    pub fn is_due(&self, now_ms: i64) -> bool {
-        let mut all = self.partitions.values().flat_map(HashMap::values);
-        all.any(|one| one.position.is_some() && one.wants(now_ms, self.quiet))
+    pub fn is_due(&self) -> bool {
+        let (moment, mut all) = (self.moment(), self.partitions.values().flat_map(HashMap::values));
+        all.any(|one| one.position.is_some() && one.wants(moment))
     }
 
-    /// Other plans are to come: what they hold by other rules, or no more, is let go before. True where there is any.
+    /// Other plans are to come: what they hold by other rules, or no more, is let go before. True where there is any;
+    /// else they can come at once.
     pub fn close(&mut self, plans: &Plans) -> bool {
         let mut any = false;
         for (topic, of_topic) in &mut self.partitions {
@@ -258,6 +282,13 @@ impl Holdings {
                 }
             }
         }
+        if !any {
+            // What could not be let go, without an offset to commit, is to be read anew by the rules that come.
+            for of_topic in self.partitions.values_mut() {
+                of_topic.retain(|_, one| one.position.is_some());
+            }
+        }
+        self.closing = any;
         any
     }
 
@@ -331,20 +362,57 @@ impl Holdings {
         };
         self.quiet = None;
         self.reading = unknown.iter().cloned().collect();
-        // Whoever had them before may still be about to commit: the offsets are told once that is done.
-        let committed = source.committed_offsets(&unknown)?;
-        let origins = unknown.iter().map(|(topic, partition)| origin(lane, topic, *partition));
         let began = Instant::now();
-        let keys: &dyn KeySource = plans.keys.as_ref();
-        let mut restore = Restore::new(origins.collect(), keys, room(lane));
-        let mut spreads = Vec::new();
+        // Whoever had them before may still be about to commit: the offsets are told once that is done.
+        let committed = loop {
+            if lane.shared.stopping() {
+                return Err(LaneError::Stopped);
+            }
+            if let Some(committed) = source.committed_offsets(&unknown)? {
+                break committed;
+            }
+            serve(self)?;
+        };
+        let (mut unread, mut wanted) = (Vec::new(), Vec::new());
+        for ((topic, partition), committed) in unknown.into_iter().zip(committed) {
+            let spread = committed.and_then(|one| one.spread);
+            let position = committed.map(|one| one.next);
+            match plans.holding(&topic).is_empty() {
+                true => unread.push((topic, partition, position, spread)),
+                false => wanted.push((origin(lane, &topic, partition), position, spread)),
+            }
+        }
+        for (topic, partition, position, spread) in unread {
+            if self.reading.remove(&(topic.clone(), partition)) {
+                let (views, orphans) = (Vec::new(), Vec::new());
+                let one =
+                    Partition { position, views, orphans, spread, read: false, unsaved: false };
+                self.partitions.entry(topic).or_default().insert(partition, one);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut fewer = None;
         let mut reader = Reader::of_partitions(settings, &state.topic, |count| {
-            let before = committed.iter().map(|committed| committed.and_then(|one| one.spread));
-            // Fewer are there only where the topic was made anew.
-            spreads =
-                before.map(|spread| spread.filter(|one| *one <= count).unwrap_or(count)).collect();
-            unknown.iter().zip(&spreads).map(|((_, number), spread)| number % spread).collect()
+            for (_, _, spread) in &mut wanted {
+                fewer = fewer.or(spread.filter(|spread| *spread > count).map(|one| (count, one)));
+                spread.get_or_insert(count);
+            }
+            let home = |(origin, _, spread): &(Origin, _, Option<i32>)| {
+                origin.partition % spread.unwrap_or(count)
+            };
+            wanted.iter().map(home).collect()
         })?;
+        if let Some((count, before)) = fewer {
+            return Err(LaneError::FewerPartitions { topic: state.topic.clone(), count, before });
+        }
+        let homes = wanted.iter().map(|(origin, _, spread)| {
+            let home = spread.map_or(0, |spread| origin.partition % spread);
+            (origin.clone(), home)
+        });
+        let keys: &dyn KeySource = plans.keys.as_ref();
+        let mut restore = Restore::new(homes.collect(), keys, room(lane));
         let (all, mut failure) = (reader.left(), None);
         let (mut told, mut served, mut read) = (began, began, 0_u64);
         let done = reader.to_end(|record| {
@@ -362,7 +430,7 @@ impl Holdings {
             if let Some(record) = record {
                 read += 1;
                 let key = record.key.as_deref().unwrap_or_default();
-                let taken = restore.take(key, record.value.as_deref());
+                let taken = restore.take(record.partition, key, record.value.as_deref());
                 failure = failure.take().or_else(|| Some(taken.err()?.into()));
             }
             failure.is_none() && !self.reading.is_empty() && !lane.shared.stopping()
@@ -380,8 +448,8 @@ impl Holdings {
             return Ok(());
         }
         let restored = restore.finish(|topic| plans.holding(topic))?;
-        for ((Restored { origin, holdings, orphans }, committed), spread) in
-            restored.into_iter().zip(committed).zip(spreads)
+        for (Restored { origin, holdings, orphans }, (_, position, spread)) in
+            restored.into_iter().zip(wanted)
         {
             let at = (origin.topic, origin.partition);
             if !reading.contains(&at) {
@@ -401,8 +469,8 @@ impl Holdings {
             let metrics = &lane.shared.metrics;
             let views = holdings.into_iter();
             let views = views.map(|holding| Held::new(holding, &topic, partition, metrics));
-            let (views, position) = (views.collect(), committed.map(|one| one.next));
-            let one = Partition { position, views, orphans, spread, unsaved: false };
+            let views = views.collect();
+            let one = Partition { position, views, orphans, spread, read: true, unsaved: false };
             self.partitions.entry(topic).or_default().insert(partition, one);
         }
         let took_s = began.elapsed().as_secs_f64();

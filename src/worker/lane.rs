@@ -135,6 +135,10 @@ pub enum LaneError {
     Rows(#[from] RowsError),
     #[error("the state topic cannot be read: {0}")]
     State(#[from] KafkaProblem),
+    #[error(
+        "the state topic {topic} has {count} partitions, and had {before} when what is held was written: make it with as many"
+    )]
+    FewerPartitions { topic: String, count: i32, before: i32 },
     #[error("what is held of {0}/{1} is not known")]
     NotRestored(String, i32),
     #[error("more than one policy claims the topic {0}: mend their patterns, and reload (SIGHUP)")]
@@ -317,7 +321,7 @@ impl Lane {
             if transform.plans().hold() && batch.is_empty() && aborts > 0 {
                 self.pause(pause)?;
             }
-            while transform.is_unknown() && !shared.stopping() {
+            while transform.is_unknown() {
                 shared.not_ready(self.number);
                 if !held {
                     source.hold()?;
@@ -326,17 +330,25 @@ impl Lane {
                 transform.restore(&settings, &source, |holdings| {
                     self.serve(&source, &mut batch, &mut assigned, holdings)
                 })?;
+                if !transform.is_unknown() && batch.is_empty() {
+                    source.release()?;
+                    held = false;
+                }
             }
             let changes = match self.number {
                 0 => std::mem::take(&mut *locked(&shared.changes)),
                 _ => Vec::new(),
             };
             transform.holdings.answered(now_ms(), !settings.connection.is_down());
-            let due = transform.holdings.is_due(now_ms());
-            if batch.is_empty() && changes.is_empty() && !due {
+            if batch.is_empty() && changes.is_empty() && !transform.holdings.is_due() {
                 transform.sink.idle();
+                // What was to be tried again has gone to somebody else.
+                (aborts, pause) = (0, Duration::ZERO);
                 continue;
             }
+            // By the rules of before nothing comes any more.
+            let closing = transform.holdings.is_closing();
+            let records = if closing { &[] } else { batch.next() };
             let stage = |stage, began: Instant| {
                 let time = began.elapsed().as_secs_f64();
                 shared.metrics.stages.with_label_values(&[stage]).observe(time);
@@ -347,7 +359,7 @@ impl Lane {
             let (began, at) = (Instant::now(), SystemTime::now());
             transform.trace =
                 shared.traces.as_ref().map(|traces| Transaction::begin(traces, self.number));
-            let made = transform.run(batch.next(), batch.refused(), &changes);
+            let made = transform.run(records, batch.refused(), &changes);
             stage("transform", began);
             if let Some(trace) = &transform.trace {
                 trace.stage("transform", at);
@@ -388,10 +400,14 @@ impl Lane {
                     // The records are still in hand. Before they are tried again, those of partitions that go to
                     // somebody else are dropped.
                     match error {
-                        LaneError::Sink(SinkError::Refused(_)) if batch.narrow() => {
+                        LaneError::Sink(SinkError::Refused(_)) if !closing && batch.narrow() => {
                             pause = Duration::ZERO;
                         }
-                        LaneError::Sink(SinkError::Aborted(_))
+                        // What is held was taken in by what the topics took then: they are asked anew.
+                        LaneError::Sink(SinkError::Refused(_)) if transform.plans().hold() => {
+                            return Err(error);
+                        }
+                        LaneError::Sink(SinkError::Aborted(_) | SinkError::Refused(_))
                         | LaneError::Key(KeyError::Away(_)) => {
                             pause = backoff(aborts);
                             aborts += 1;

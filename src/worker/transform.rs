@@ -118,7 +118,7 @@ impl<'l> Transform<'l> {
 
     /// Whether there are partitions of which it is not known what is held.
     pub fn is_unknown(&self) -> bool {
-        self.holdings.is_unknown(&self.plans)
+        self.holdings.is_unknown(self.lane, &self.plans)
     }
 
     /// Has back what is held of the partitions that have come. `serve` serves rebalances meanwhile; the source is held.
@@ -230,12 +230,12 @@ impl<'l> Transform<'l> {
     fn let_go_of(&mut self, holdings: &mut Holdings) -> Result<Positions, LaneError> {
         let mut positions = Positions::default();
         let Some(state) = &self.lane.shared.config.state else { return Ok(positions) };
-        let (began, now_ms, quiet) = (Instant::now(), now_ms(), holdings.quiet());
+        let (began, moment) = (Instant::now(), holdings.moment());
         for (topic, of_topic) in &mut holdings.partitions {
             for (number, partition) in of_topic {
                 let came = self.works.get(topic).is_some_and(|work| work.account.has(*number));
                 // Without an offset to commit nobody could be kept from doing the same.
-                if !(came || partition.position.is_some()) || !partition.wants(now_ms, quiet) {
+                if !(came || partition.position.is_some()) || !partition.wants(moment) {
                     continue;
                 }
                 partition.unsaved = true;
@@ -264,13 +264,14 @@ impl<'l> Transform<'l> {
                     let mut more = true;
                     while more {
                         // What is due beyond what a transaction has time for stays due.
-                        more = began.elapsed() < self.budget && held.tick(now_ms, quiet);
+                        more = began.elapsed() < self.budget && held.tick(moment);
                         held.holding.settle(|fate| {
                             // The limit of the view was kept when they came: to wait here would keep a transaction open.
                             let fits =
                                 |record: &Sanitized<'_>| target.takes.refuses(record).is_none();
                             if let Some(record) = figures.take(&fate, fits) {
-                                self.sink.publish(&target.topic, record, Some(now_ms), *number)?;
+                                let now = Some(moment.now_ms);
+                                self.sink.publish(&target.topic, record, now, *number)?;
                             }
                             Ok::<(), LaneError>(())
                         })?;
