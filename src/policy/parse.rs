@@ -31,8 +31,10 @@ impl Policy {
             // Not by its length: it may grow, or be a pipe.
             std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut text)?;
             match text.len() as u64 <= MOST_BYTES {
-                true => String::from_utf8(text)
-                    .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error)),
+                // Not the error itself, which has the whole text.
+                true => String::from_utf8(text).map_err(|error| {
+                    std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error())
+                }),
                 false => Err(std::io::Error::other(format!("more than {MOST_BYTES} bytes"))),
             }
         })

@@ -393,7 +393,7 @@ impl Holdings {
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut fewer = None;
+        let (mut fewer, mut homes) = (None, Vec::new());
         let mut reader = Reader::of_partitions(settings, &state.topic, |count| {
             for (_, _, spread) in &mut wanted {
                 fewer = fewer.or(spread.filter(|spread| *spread > count).map(|one| (count, one)));
@@ -402,17 +402,15 @@ impl Holdings {
             let home = |(origin, _, spread): &(Origin, _, Option<i32>)| {
                 origin.partition % spread.unwrap_or(count)
             };
-            wanted.iter().map(home).collect()
+            homes.extend(wanted.iter().map(home));
+            homes.iter().copied().collect()
         })?;
         if let Some((count, before)) = fewer {
             return Err(LaneError::FewerPartitions { topic: state.topic.clone(), count, before });
         }
-        let homes = wanted.iter().map(|(origin, _, spread)| {
-            let home = spread.map_or(0, |spread| origin.partition % spread);
-            (origin.clone(), home)
-        });
+        let origins = wanted.iter().map(|(origin, ..)| origin.clone()).zip(homes);
         let keys: &dyn KeySource = plans.keys.as_ref();
-        let mut restore = Restore::new(homes.collect(), keys, room(lane));
+        let mut restore = Restore::new(origins.collect(), keys, room(lane));
         let (all, mut failure) = (reader.left(), None);
         let (mut told, mut served, mut read) = (began, began, 0_u64);
         let done = reader.to_end(|record| {
